@@ -1,0 +1,109 @@
+"""The policies that the hypervisor has, by name.
+
+To add one: write its file, give its name a maker in ``_MAKERS``; everything else follows.
+"""
+
+import difflib
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+from exitlab import debugreg
+from exitlab.v1 import hypervisor_pb2, policy_pb2
+from hypervisor_svc.policies.base import SVM, VMX, Policy, Vendor, tabulate
+from hypervisor_svc.policies.ignore import Ignore
+from hypervisor_svc.policies.kvm import ERAS, Era, Kvm
+from hypervisor_svc.policies.swap_each_entry import SwapEachEntry
+
+DEFAULT_POLICY: Final = "kvm-6.14"
+_BOTH: Final = (VMX, SVM)
+_VENDOR_WORDS: Final = {VMX: "vmx", SVM: "svm"}
+
+
+class UnknownPolicy(LookupError):
+    """No policy has that name; the message gives the near ones."""
+
+
+class NoSuchVendor(LookupError):
+    """The policy does not exist on that vendor."""
+
+
+def dr6_writable(*, rtm: bool, bus_lock_detect: bool) -> int:
+    """Return the bits of DR6 that a guest can write on a CPU with these features."""
+    return (
+        debugreg.DR6_WRITABLE | (debugreg.DR6_RTM if rtm else 0) | (debugreg.DR6_BUS_LOCK if bus_lock_detect else 0)
+    )
+
+
+_Maker = Callable[[Vendor, int], Policy]
+
+
+def _kvm_maker(era: Era) -> tuple[tuple[Vendor, ...], _Maker]:
+    # DR7 is always part of the VMCB, so there are no debug controls to skip on SVM.
+    vendors = (VMX,) if era.skips_debug_controls else _BOTH
+    return vendors, lambda vendor, writable: Kvm(era, vendor, dr6_writable=writable)
+
+
+_MAKERS: Final[dict[str, tuple[tuple[Vendor, ...], _Maker]]] = {
+    **{f"kvm-{era.version}": _kvm_maker(era) for era in ERAS},
+    "swap-each-entry": (_BOTH, lambda vendor, _: SwapEachEntry(vendor)),
+    "ignore": (_BOTH, lambda vendor, _: Ignore(vendor)),
+}
+
+
+def policy_names() -> tuple[str, ...]:
+    """Return the names of all policies."""
+    return tuple(_MAKERS)
+
+
+def policy_vendors(name: str) -> tuple[Vendor, ...]:
+    """Return the vendors that a policy exists on.
+
+    Raises:
+        UnknownPolicy: with the near matches.
+    """
+    if name not in _MAKERS:
+        near = difflib.get_close_matches(name, _MAKERS, cutoff=0.4)
+        message = f"no policy is named {name!r}; " + (
+            f"near: {', '.join(near)}" if near else f"there are {', '.join(_MAKERS)}"
+        )
+        raise UnknownPolicy(message)
+    return _MAKERS[name][0]
+
+
+@cache
+def _table_bytes(name: str, vendor: Vendor, writable: int) -> bytes:
+    return tabulate(_MAKERS[name][1](vendor, writable)).SerializeToString(deterministic=True)
+
+
+def policy_table(name: str, vendor: Vendor, features: policy_pb2.CpuFeatures) -> policy_pb2.PolicyTable:
+    """Return a policy's table for a vendor and the guest CPU's features.
+
+    Raises:
+        UnknownPolicy: with the near matches.
+        NoSuchVendor: the policy does not exist on that vendor.
+    """
+    if vendor not in policy_vendors(name):
+        exists = ", ".join(_VENDOR_WORDS[known] for known in policy_vendors(name))
+        message = f"policy {name!r} exists on {exists} only"
+        raise NoSuchVendor(message)
+    writable = dr6_writable(rtm=features.rtm, bus_lock_detect=features.bus_lock_detect)
+    return policy_pb2.PolicyTable.FromString(_table_bytes(name, vendor, writable))
+
+
+def policy_summaries() -> list[hypervisor_pb2.PolicySummary]:
+    """Return what a list of policies shows."""
+    summaries = []
+    for name, (vendors, _) in _MAKERS.items():
+        table = policy_table(name, vendors[0], policy_pb2.CpuFeatures())
+        summaries.append(
+            hypervisor_pb2.PolicySummary(
+                name=name,
+                vendors=vendors,
+                claims_correct=table.claims_correct,
+                summary=table.summary,
+                source=table.source,
+                is_default=name == DEFAULT_POLICY,
+            )
+        )
+    return summaries

@@ -1,0 +1,1 @@
+"""What operations and exits cost on a processor: one TOML file a list, each figure with its source."""

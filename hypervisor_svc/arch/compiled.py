@@ -1,0 +1,67 @@
+"""Compiles the loops, and keeps the compiled code so that it is never stale and never missed.
+
+numba's own cache looks at one file only: a loop that calls functions of another file would keep
+stale code after an edit there. So the cache folder is named by a hash of every source file that
+compiled code can reach, of numba's version and of the processor.
+
+With ``NUMBA_DISABLE_JIT=1`` every loop runs as plain Python with identical results.
+"""
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numba
+
+_COMPILED_PACKAGES: Final = ("arch", "engine")
+
+
+def source_digest() -> str:
+    """Return a digest of the sources that compiled code can reach, of numba and of the processor."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in _COMPILED_PACKAGES:
+        for path in sorted((root / package).glob("*.py")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    for part in (numba.__version__, platform.python_version(), platform.processor(), numba.config.CPU_NAME or ""):
+        digest.update(str(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Return the folder for compiled code; ``EXITLAB_CACHE_DIR`` moves its parent."""
+    parent = os.environ.get("EXITLAB_CACHE_DIR")
+    base = Path(parent) if parent else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "exitlab"
+    return base / source_digest()
+
+
+IS_PLAIN: Final = bool(numba.config.DISABLE_JIT)
+if not IS_PLAIN:
+    numba.config.CACHE_DIR = str(cache_folder())
+
+
+def compiled(signature: Any = None) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a function.
+
+    With ``signature`` the code is made (or taken from the cache) at import; without, the function is
+    a helper of numbers that is compiled into its callers. The compiled function releases the
+    interpreter's lock.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
+        if signature is None:
+            return numba.njit(**options)(function)
+        return numba.njit(signature, **options)(function)
+
+    return decorate
+
+
+def is_cached() -> bool:
+    """Tell whether the loops' code is in the cache already, so that a start compiles nothing."""
+    folder = cache_folder()
+    return folder.is_dir() and any(folder.rglob("oracle.run_lane*.nbc"))

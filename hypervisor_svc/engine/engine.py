@@ -1,0 +1,224 @@
+"""The engine: references and lanes over the same stream of events."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from exitlab.debugreg import DR6_BUS_LOCK, DR6_RTM, DR6_WRITABLE
+from exitlab.events import EventColumns
+from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
+from hypervisor_svc.arch import reference
+from hypervisor_svc.arch.compiled import source_digest
+from hypervisor_svc.engine.lane import Lane, Truth, outcomes_for
+from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
+from hypervisor_svc.engine.records import DECISION_ROWS, Words
+from hypervisor_svc.engine.report import decision, make_report
+from hypervisor_svc.engine.validation import Checker, complete
+
+ENGINE_FINGERPRINT: Final = f"exitlab-engine-1-{source_digest()}"
+LEVEL_REFERENCE: Final = 2
+_MAX_PART_BYTES: Final = 3 << 20
+_BYTES_AN_EVENT: Final = 11
+
+Resolve = Callable[[str, int, policy_pb2.CpuFeatures], policy_pb2.PolicyTable]
+
+
+def writable_dr6(features: policy_pb2.CpuFeatures) -> int:
+    """Return the bits of DR6 that a guest can write on a CPU with these features."""
+    return (
+        DR6_WRITABLE | (DR6_RTM if features.rtm else 0) | (DR6_BUS_LOCK if features.bus_lock_detect else 0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceKey:
+    """What makes one reference differ from another."""
+
+    vendor: int
+    rtm: bool
+    bus_lock_detect: bool
+
+    @classmethod
+    def of(cls, vendor: int, features: policy_pb2.CpuFeatures) -> "ReferenceKey":
+        """Return the key for a vendor and the CPU's features."""
+        return cls(vendor, features.rtm, features.bus_lock_detect)
+
+    @property
+    def features(self) -> policy_pb2.CpuFeatures:
+        """The CPU's features as the contract's message."""
+        return policy_pb2.CpuFeatures(rtm=self.rtm, bus_lock_detect=self.bus_lock_detect)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneSpec:
+    """A lane with its policy resolved to a table."""
+
+    table: policy_pb2.PolicyTable
+    key: ReferenceKey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineConfig:
+    """What an engine runs."""
+
+    lanes: tuple[LaneSpec, ...]
+    leading: ReferenceKey
+    vcpus: int
+    physical_cpus: int
+    initial_physical_cpus: tuple[int, ...]
+    is_computed: bool
+
+    @classmethod
+    def from_proto(cls, config: hypervisor_pb2.SessionConfig, resolve: Resolve) -> "EngineConfig":
+        """Make it from a checked session config; ``resolve`` turns a policy's name into its table."""
+        lanes = []
+        for lane in config.lanes:
+            is_named = lane.WhichOneof("policy") == "policy_name"
+            table = resolve(lane.policy_name, lane.vendor, lane.features) if is_named else lane.policy_table
+            lanes.append(LaneSpec(table, ReferenceKey.of(lane.vendor, lane.features)))
+        physical = config.physical_cpus or config.vcpus
+        return cls(
+            lanes=tuple(lanes),
+            leading=ReferenceKey.of(config.leading_vendor, config.leading_features),
+            vcpus=config.vcpus,
+            physical_cpus=physical,
+            initial_physical_cpus=tuple(config.initial_physical_cpus)
+            or tuple(n % physical for n in range(config.vcpus)),
+            is_computed=config.breakpoints == hypervisor_pb2.BREAKPOINT_MODE_COMPUTED,
+        )
+
+
+class Reference:
+    """The architecture alone for one vendor and CPU."""
+
+    def __init__(self, key: ReferenceKey, vcpus: int) -> None:
+        """Make the state after reset."""
+        self.key = key
+        self.state: Words = reference.new_reference_state(vcpus)
+        self.counts: Words = np.zeros(reference.REFERENCE_COUNTS, np.uint64)
+
+    def run(self, events: EventColumns, first_event: int, *, is_computed: bool, leading: Truth | None) -> Truth:
+        """Run complete columns and return what the guest sees."""
+        truth = Truth.empty(len(events))
+        lead = truth if leading is None else leading
+        with np.errstate(over="ignore"):
+            reference.run_reference(
+                *(events.kinds, events.args, events.modes, events.marks, events.vcpus),
+                *(events.gap_cycles, events.selectors, events.values, np.uint64(first_event)),
+                *(is_computed, leading is None, np.uint64(writable_dr6(self.key.features)), lead.stories),
+                *(self.state, self.counts, truth.stories, truth.values, truth.undefined),
+            )
+        return truth
+
+
+class Engine:
+    """Runs blocks of events through the references and all lanes; deterministic."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Make references and lanes after reset.
+
+        Raises:
+            BadTable: a lane's table cannot be run.
+        """
+        self.config = config
+        keys = dict.fromkeys([config.leading, *(lane.key for lane in config.lanes)])
+        self.references = {key: Reference(key, config.vcpus) for key in keys}
+        self.lanes = [
+            Lane(
+                spec.table,
+                writable_dr6(spec.key.features),
+                config.initial_physical_cpus,
+                config.physical_cpus,
+                is_computed=config.is_computed,
+            )
+            for spec in config.lanes
+        ]
+        self._checker = Checker(config.vcpus, config.physical_cpus, is_computed=config.is_computed)
+        self.applied_events = 0
+        self.events_by_kind = np.zeros(64, np.uint64)
+
+    def feed(self, events: EventColumns, level: int) -> list[outcome_pb2.OutcomePart]:
+        """Check and apply a block; return outcomes as the level asks, in parts that fit a message.
+
+        Raises:
+            BadEvents: the block cannot be applied; nothing has changed.
+            EngineError: the engine's own limits are exceeded; the engine must not be used again.
+        """
+        first = self.applied_events
+        whole = complete(events)
+        self._checker.check(whole, first)
+        truths: dict[ReferenceKey, Truth] = {}
+        leading: Truth | None = None
+        for key, one in self.references.items():
+            truths[key] = one.run(whole, first, is_computed=self.config.is_computed, leading=leading)
+            leading = leading or truths[key]
+        parts: list[outcome_pb2.OutcomePart] = []
+        for number, (spec, lane) in enumerate(zip(self.config.lanes, self.lanes, strict=True)):
+            outcomes = outcomes_for(len(whole), level)
+            known = int(lane.state.counts[DECISION_ROWS])
+            lane.run(whole, first, truths[spec.key], level, outcomes)
+            if level >= LEVEL_DECISIONS:
+                fresh = range(known, int(lane.state.counts[DECISION_ROWS]))
+                decisions = [decision(k, lane.state.decisions[k]) for k in fresh]
+                parts += _parts(number, first, len(whole), level, outcomes, decisions)
+        if level >= LEVEL_REFERENCE and leading is not None:
+            parts += _reference_parts(len(self.lanes), first, leading)
+        self.events_by_kind += np.bincount(whole.kinds, minlength=64).astype(np.uint64)
+        self.applied_events = first + len(whole)
+        if parts:
+            parts[-1].is_last_part = True
+        return parts
+
+    def report(self) -> report_pb2.Report:
+        """Return the report so far; the session adds its columns and digests."""
+        return make_report(self)
+
+    def state_digest(self) -> int:
+        """Return 64 bits that stand for the whole state."""
+        digest = hashlib.sha256(self.applied_events.to_bytes(8, "little"))
+        for one in self.references.values():
+            digest.update(one.state.astype("<u8").tobytes())
+            digest.update(one.counts.astype("<u8").tobytes())
+        for lane in self.lanes:
+            for part in lane.state.digest_parts():
+                digest.update(part)
+        return int.from_bytes(digest.digest()[:8], "little")
+
+
+def _slices(count: int) -> list[tuple[int, int]]:
+    step = _MAX_PART_BYTES // _BYTES_AN_EVENT
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _parts(number, first, count, level, outcomes, decisions):  # type: ignore[no-untyped-def]  # local shape
+    made = []
+    for start, stop in _slices(count):
+        part = outcome_pb2.OutcomePart(
+            first_event=first + start,
+            event_count=stop - start,
+            lane=number,
+            decisions=outcomes.decisions[start:stop].astype("<u2").tobytes(),
+            new_decisions=decisions if start == 0 else (),
+        )
+        if level >= LEVEL_FULL:
+            part.stories = outcomes.stories[start:stop].tobytes()
+            part.story_values.extend(outcomes.values[start:stop].tolist())
+        made.append(part)
+    return made
+
+
+def _reference_parts(number: int, first: int, truth: Truth) -> list[outcome_pb2.OutcomePart]:
+    seen = np.where((truth.stories != 0) & (truth.stories != reference.NOT_TAKEN), truth.values, np.uint64(0))
+    return [
+        outcome_pb2.OutcomePart(
+            first_event=first + start,
+            event_count=stop - start,
+            lane=number,
+            stories=truth.stories[start:stop].tobytes(),
+            story_values=seen[start:stop].tolist(),
+        )
+        for start, stop in _slices(len(truth.stories))
+    ]

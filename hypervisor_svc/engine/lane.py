@@ -1,0 +1,239 @@
+"""One lane: a policy's table, the state of its machine, and its counters."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exitlab.debugreg import DR6_RESET
+from exitlab.events import EventColumns
+from exitlab.v1 import policy_pb2
+from hypervisor_svc.engine import records
+from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL, run_lane
+from hypervisor_svc.engine.profile import Profile, make_profile
+from hypervisor_svc.engine.records import Words
+from hypervisor_svc.engine.tables import Table, emulates_reads, make_table, pack_operations, saves_at_exit
+from hypervisor_svc.engine.vocabulary import Deviation
+
+BILL_CAPACITY: Final = 1 << 12
+DECISION_CAPACITY: Final = 1 << 14
+_NO_U8: Final = np.zeros(0, np.uint8)
+_NO_U16: Final = np.zeros(0, np.uint16)
+_NO_U64: Final = np.zeros(0, np.uint64)
+
+
+class EngineError(RuntimeError):
+    """The engine cannot go on; a broken promise of ours, not of the peer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What the reference says of a block's events; arrays of one length."""
+
+    stories: NDArray[np.uint8]
+    values: Words
+    undefined: NDArray[np.uint32]
+
+    @classmethod
+    def empty(cls, count: int) -> "Truth":
+        """Return arrays for ``count`` events, to be filled."""
+        return cls(np.empty(count, np.uint8), np.empty(count, np.uint64), np.empty(count, np.uint32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """A lane's answers to a block's events; empty arrays where the level does not ask for them."""
+
+    decisions: NDArray[np.uint16]
+    stories: NDArray[np.uint8]
+    values: Words
+
+
+def outcomes_for(count: int, level: int) -> Outcomes:
+    """Return arrays for ``count`` events at an outcome level, to be filled."""
+    return Outcomes(
+        np.zeros(count, np.uint16) if level >= LEVEL_DECISIONS else _NO_U16,
+        np.zeros(count, np.uint8) if level >= LEVEL_FULL else _NO_U8,
+        np.zeros(count, np.uint64) if level >= LEVEL_FULL else _NO_U64,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class LaneState:
+    """Everything about a lane that changes as events are applied."""
+
+    vcpus: Words
+    physical_cpus: Words
+    counts: Words
+    bill_keys: Words
+    bill_counts: Words
+    window_sizes: Words
+    leaks: Words
+    declared: Words  # (deviations, 2): events, first event plus one
+    decision_keys: Words
+    decision_numbers: Words
+    decisions: Words
+
+    def copy(self) -> "LaneState":
+        """Return a deep copy."""
+        return LaneState(*(getattr(self, name).copy() for name in self.__slots__))
+
+    def digest_parts(self) -> list[bytes]:
+        """Return the bytes that a digest of the state covers, independent of hash-table layout."""
+        rows = self.bill_counts.nonzero()[0]
+        bill = np.column_stack([self.bill_keys[rows], self.bill_counts[rows]])
+        bill = bill[np.lexsort(bill.T[::-1])]
+        arrays = (
+            self.vcpus, self.physical_cpus, self.counts, bill, self.window_sizes, self.leaks, self.declared
+        )  # fmt: skip
+        return [np.ascontiguousarray(array, "<u8").tobytes() for array in arrays]
+
+
+def _constants(message: policy_pb2.PolicyTable, table: Table, writable_dr6: int, *, is_computed: bool) -> Words:
+    lane = np.zeros(records.LANE_FIELDS, np.uint64)
+    lane[records.IS_SVM] = message.vendor == policy_pb2.VENDOR_SVM
+    lane[records.WRITABLE_DR6] = writable_dr6
+    lane[records.EMULATED_DR6_WRITABLE] = message.emulated_dr6_writable
+    lane[records.EMULATED_DR6_FIXED] = message.emulated_dr6_fixed
+    lane[records.EMULATED_DR7_WRITABLE] = message.emulated_dr7_writable
+    lane[records.INTERCEPTED] = message.intercepted_exceptions
+    lane[records.TRAP_OPERATIONS] = pack_operations(message.trap_operations)
+    lane[records.QUIRKS] = int(table.quirks)
+    lane[records.DECLARES] = table.declares
+    lane[records.CHECK_ORDER] = table.check_order
+    lane[records.IS_COMPUTED] = is_computed
+    lane[records.EMULATES] = emulates_reads(table)
+    lane[records.SAVES_AT_EXIT] = saves_at_exit(table)
+    lane[records.UNINTERCEPTED] = message.unintercepted_accesses
+    return lane
+
+
+class Lane:
+    """A policy on one vendor and CPU, run by the oracle loop."""
+
+    def __init__(
+        self,
+        message: policy_pb2.PolicyTable,
+        writable_dr6: int,
+        initial_physical_cpus: tuple[int, ...],
+        physical_cpus: int,
+        *,
+        is_computed: bool,
+    ) -> None:
+        """Check the table and make the state after reset.
+
+        Raises:
+            BadTable: the table cannot be run.
+        """
+        self.message = message
+        self.table = make_table(message)
+        self.profile: Profile = make_profile(
+            is_svm=message.vendor == policy_pb2.VENDOR_SVM, rules=self.table.class_rules
+        )
+        self.constants = _constants(message, self.table, writable_dr6, is_computed=is_computed)
+        self.state = LaneState(
+            vcpus=records.new_vcpus(initial_physical_cpus, is_armed=message.initially_armed),
+            physical_cpus=records.new_physical_cpus(physical_cpus),
+            counts=np.zeros(records.COUNT_FIELDS, np.uint64),
+            bill_keys=np.zeros((BILL_CAPACITY, 2), np.uint64),
+            bill_counts=np.zeros(BILL_CAPACITY, np.uint64),
+            window_sizes=np.zeros(records.WINDOW_BUCKETS, np.uint64),
+            leaks=np.zeros((3, 8, records.LEAK_OWNERS), np.uint64),
+            declared=np.zeros((len(Deviation), 2), np.uint64),
+            decision_keys=np.zeros((DECISION_CAPACITY, 2), np.uint64),
+            decision_numbers=np.zeros(DECISION_CAPACITY, np.uint64),
+            decisions=np.zeros((DECISION_CAPACITY, 2), np.uint64),
+        )
+
+    def run(self, events: EventColumns, first_event: int, truth: Truth, level: int, outcomes: Outcomes) -> None:
+        """Run checked, complete columns (no column left out) through the lane.
+
+        Raises:
+            EngineError: the engine's own limits are exceeded.
+        """
+        state = self.state
+        if int(state.counts[records.BILL_ROWS]) * 2 > len(state.bill_counts):
+            self._grow_bill()
+        profile = self.profile
+        with np.errstate(over="ignore"):
+            run_lane(
+                *(events.kinds, events.args, events.modes, events.marks, events.vcpus),
+                *(events.selectors, events.values, np.uint64(first_event)),
+                *(truth.stories, truth.values, truth.undefined),
+                *(self.constants, self.table.bases, self.table.strides, self.table.cells),
+                *(self.table.next_memories, self.table.costs),
+                *(profile.groups, profile.exit_codes, profile.exit_classes, profile.exception_codes),
+                *(profile.recorded_classes, profile.passed_msrs),
+                *(state.vcpus, state.physical_cpus, state.counts, state.bill_keys, state.bill_counts),
+                *(state.window_sizes, state.leaks, state.declared, level),
+                *(state.decision_keys, state.decision_numbers, state.decisions),
+                *(outcomes.decisions, outcomes.stories, outcomes.values),
+            )
+        failure = int(state.counts[records.FAILURE])
+        if failure == records.FAILURE_LIVE_LOCK:
+            message = f"{self.message.name}: a MOV DR that was run again exited again (live-lock)"
+            raise EngineError(message)
+        if failure:
+            message = f"{self.message.name}: more than {len(state.bill_counts)} kinds of exit in one block"
+            raise EngineError(message)
+
+    def _grow_bill(self) -> None:
+        """Double the bill's table; its layout is not part of any result."""
+        state = self.state
+        rows = state.bill_counts.nonzero()[0]
+        capacity = len(state.bill_counts) * 2
+        keys = np.zeros((capacity, 2), np.uint64)
+        counts = np.zeros(capacity, np.uint64)
+        for row in rows:
+            key, operations = (int(word) for word in state.bill_keys[row])
+            at = bill_slot(key, operations, capacity)
+            while counts[at]:
+                at = (at + 1) % capacity
+            keys[at] = (key, operations)
+            counts[at] = state.bill_counts[row]
+        state.bill_keys, state.bill_counts = keys, counts
+
+    def bill(self) -> dict[tuple[int, int], int]:
+        """Return the count of every (reason, operation pattern), exits without an entry yet included."""
+        state = self.state
+        rows = state.bill_counts.nonzero()[0]
+        bill = {
+            (int(state.bill_keys[row, 0]), int(state.bill_keys[row, 1])): int(state.bill_counts[row]) for row in rows
+        }
+        for vcpu in state.vcpus:
+            key = (int(vcpu[records.PENDING_KEY]), int(vcpu[records.PENDING_OPERATIONS]))
+            is_start = key[0] >> records.KEY_ACCOUNT_SHIFT & 7 == records.ACCOUNT_START
+            if key[0] and not (is_start and key[1] == 0):
+                bill[key] = bill.get(key, 0) + 1
+        return bill
+
+    def final_registers(self, vcpu: int) -> tuple[list[int], int, int]:
+        """Return DR0-3, DR6 and DR7 as guest MOVs would read them now, each on a copy of the state."""
+        reads = EventColumns(
+            kinds=np.array([2], np.uint8),
+            args=np.zeros(1, np.uint8),
+            modes=np.zeros(1, np.uint8),
+            marks=np.array([4], np.uint8),  # known to retire: general detect is looked through
+            vcpus=np.array([vcpu], np.uint8),
+            selectors=np.zeros(1, np.uint32),
+            values=np.zeros(1, np.uint64),
+        )
+        state = self.state
+        found = []
+        for register in (0, 1, 2, 3, 6, 7):
+            self.state = state.copy()
+            reads.args[:] = register  # type: ignore[index]  # made above
+            outcomes = outcomes_for(1, LEVEL_FULL)
+            truth = Truth(np.ones(1, np.uint8), np.zeros(1, np.uint64), np.full(1, DR6_RESET, np.uint32))
+            self.run(reads, 0, truth, LEVEL_FULL, outcomes)
+            found.append(int(outcomes.values[0]))
+        self.state = state
+        return found[:4], found[4], found[5]
+
+
+def bill_slot(key: int, operations: int, capacity: int) -> int:
+    """Return where the loop looks first for a row of the bill."""
+    mask = (1 << 64) - 1
+    at = (key ^ (operations * 0x9E37_79B9_7F4A_7C15 & mask)) * 0xBF58_476D_1CE4_E5B9 & mask
+    return (at >> 40) & (capacity - 1)

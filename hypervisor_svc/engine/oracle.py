@@ -1,0 +1,1157 @@
+"""The oracle loop: one lane's whole machine, event by event.
+
+It holds what a real host holds: hardware registers of every physical CPU with their owners, shadow,
+effective and field registers of every vCPU, the rung it stands on, and the policy's memory and
+belief. It knows no policy: at each moment it looks up a cell and takes its micro-actions.
+
+For one event the loop walks through *steps*: bring the vCPU into the guest (which runs the lazily
+postponed entry), attempt the instruction, climb to the rung where the exit is handled, let the
+policy handle it, deliver what the guest sees. Each turn of the inner ``while`` crosses at most one
+moment, so the micro-actions stand in one place.
+
+It is one function because helpers that take arrays leave reference counting in the loop.
+"""
+
+from typing import Final
+
+import numba.types as nt
+
+from exitlab.events import EventKind, Mark, Mode
+from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.arch.debug_registers import (
+    ACCESS_FETCH,
+    ACCESS_READ,
+    ACCESS_WRITE,
+    DR6_BD,
+    DR6_CAUSES,
+    DR6_RESET,
+    DR6_TRAP_BITS,
+    DR7_ENABLES,
+    DR7_FIXED,
+    DR7_GD,
+    DR7_RESET,
+    FAULT_GD,
+    FAULT_GP,
+    FAULT_NONE,
+    FAULT_UD,
+    LOW_32,
+    ONE,
+    U64,
+    ZERO,
+    canonical_dr6,
+    canonical_dr7,
+    dr6_after_db,
+    first_fault,
+    matching_slots,
+    mixed,
+)
+from hypervisor_svc.arch.story import Story
+from hypervisor_svc.engine import profile
+from hypervisor_svc.engine.records import (
+    ACCOUNT_EXIT,
+    ACCOUNT_HOST,
+    ARMED,
+    BELIEF,
+    BILL_ROWS,
+    CHECK_ORDER,
+    CONTROLS_ARE_OFF,
+    DEBUGGER,
+    DEBUGGER_DB,
+    DEBUGGER_DR7,
+    DECISION_ROWS,
+    DECLARED,
+    DECLARED_RULE,
+    DECLARES,
+    DIGEST,
+    DIVERGED,
+    EFFECTIVE,
+    EFFECTIVE_DR7,
+    EMULATED_DR6_FIXED,
+    EMULATED_DR6_WRITABLE,
+    EMULATED_DR7_WRITABLE,
+    EMULATES,
+    EXECUTED,
+    EXITS_BY_CLASS,
+    FAILURE,
+    FAILURE_BILL_FULL,
+    FAILURE_LIVE_LOCK,
+    FIELD_DR6,
+    FIELD_DR7,
+    FIRST_EVENT,
+    FIRST_KIND,
+    FIRST_REGISTER,
+    FIRST_STORY,
+    FIRST_TRUE_STORY,
+    FIRST_TRUE_VALUE,
+    FIRST_VALUE,
+    FIRST_VCPU,
+    HARDWARE,
+    HARDWARE_DR6,
+    HARDWARE_DR7,
+    HAS_DE,
+    HOME,
+    HOST,
+    HOST_ACTIVE,
+    HOST_BLIND,
+    HOST_DR7,
+    INTERCEPTED,
+    IS_COMPUTED,
+    IS_SVM,
+    KEEP_MEMORY,
+    KEY_ACCOUNT_SHIFT,
+    KEY_CLASS_SHIFT,
+    KEY_CLOSED,
+    KEY_EMULATED,
+    KEY_MSR_SHIFT,
+    KEY_OPENED,
+    KEY_REEXECUTED,
+    KEY_SKIPPED,
+    KEY_STORY_SHIFT,
+    KEY_SUB_REASON_SHIFT,
+    LAST_LOAD,
+    LATENT,
+    LEAK_ARMED_IN_GUEST,
+    LEAK_ARMED_IN_HOST,
+    LEAK_USED_BY_GUEST,
+    MEMORY,
+    OWNER,
+    OWNER_HOST,
+    OWNER_NOBODY,
+    PENDING_KEY,
+    PENDING_OPERATIONS,
+    QUIRKS,
+    RESIDENT,
+    RESIDENT_ON,
+    RUNG,
+    SAVED,
+    SAVED_OWNERS,
+    SAVES_AT_EXIT,
+    SHADOW,
+    STAGED,
+    STALE_SLOTS,
+    SWITCHES,
+    TRAP_OPERATIONS,
+    TRAPPED,
+    TRUE,
+    TRUE_STAGED,
+    TRUE_UNDEFINED,
+    UNINTERCEPTED,
+    WINDOW,
+    WINDOW_EXACT,
+    WINDOW_SIZE,
+    WINDOWS,
+    WRITABLE_DR6,
+)
+from hypervisor_svc.engine.vocabulary import Action, Deviation, Input, Moment, Quirk
+
+# Steps.
+_ENTER: Final = 0
+_ATTEMPT: Final = 1
+_CLIMB: Final = 2
+_HANDLED: Final = 3
+_DELIVER: Final = 4
+_HOST: Final = 5
+_HOST_APPLY: Final = 6
+_DONE: Final = 7
+
+_NO_MOMENT: Final = U64(len(Moment))
+_ENTER_GUEST: Final = U64(Moment.ENTER_GUEST)
+_LEAVE_GUEST: Final = U64(Moment.LEAVE_GUEST)
+_LOSE_RESIDENCE: Final = U64(Moment.LOSE_RESIDENCE)
+_GAIN_RESIDENCE: Final = U64(Moment.GAIN_RESIDENCE)
+_SCHEDULED_IN: Final = U64(Moment.SCHEDULED_IN)
+_SCHEDULED_OUT: Final = U64(Moment.SCHEDULED_OUT)
+_DR_TRAPPED: Final = U64(Moment.DR_TRAPPED)
+_DB_EXIT: Final = U64(Moment.DB_EXIT)
+_CONTROL_CHANGED: Final = U64(Moment.CONTROL_CHANGED)
+
+_QUIET: Final = int(profile.Group.QUIET)
+_EXITING: Final = int(profile.Group.EXITING)
+_DR: Final = int(profile.Group.DR)
+_MATCH: Final = int(profile.Group.MATCH)
+_MSR: Final = int(profile.Group.MSR)
+_CR_WRITE: Final = int(profile.Group.CR_WRITE)
+_MMIO: Final = int(profile.Group.MMIO)
+_EXCEPTION: Final = int(profile.Group.EXCEPTION)
+_RECORDED_EXIT: Final = int(profile.Group.RECORDED_EXIT)
+_SIGNAL: Final = int(profile.Group.SIGNAL)
+_HOST_GROUP: Final = int(profile.Group.HOST)
+
+_MOV_TO_DR: Final = int(EventKind.MOV_TO_DR)
+_WRMSR: Final = int(EventKind.WRMSR)
+_FETCH: Final = int(EventKind.FETCH)
+_READ_KIND: Final = int(EventKind.READ)
+_EXTERNAL_INTERRUPT: Final = int(EventKind.EXTERNAL_INTERRUPT)
+_SCHED_OUT: Final = int(EventKind.SCHED_OUT)
+_SCHED_IN: Final = int(EventKind.SCHED_IN)
+_STAGE: Final = int(EventKind.STAGE)
+_SET_DEBUGREGS: Final = int(EventKind.SET_DEBUGREGS)
+_HOST_BREAKPOINTS: Final = int(EventKind.HOST_BREAKPOINTS)
+_RESET: Final = int(EventKind.RESET)
+_INIT: Final = int(EventKind.INIT)
+_STATE: Final = int(EventKind.STATE)
+_ADVANCE: Final = int(EventKind.ADVANCE)
+
+_UNKNOWN: Final = U64(Mark.VALUE_UNKNOWN)
+_RETIRED: Final = U64(Mark.RETIRED)
+_NOT_RETIRED: Final = U64(Mark.NOT_RETIRED)
+_CLASS_SHIFT: Final = U64(6)
+_CPL: Final = U64(Mode.CPL)
+_OPERAND_32: Final = U64(Mode.OPERAND_32)
+
+_TWO: Final = U64(2)
+_THREE: Final = U64(3)
+_FOUR: Final = U64(4)
+_FIVE: Final = U64(5)
+_SIX: Final = U64(6)
+_SEVEN: Final = U64(7)
+_EIGHT: Final = U64(8)
+_TEN: Final = U64(10)
+_12: Final = U64(12)
+_13: Final = U64(13)
+_15: Final = U64(15)
+_16: Final = U64(16)
+_32: Final = U64(32)
+_40: Final = U64(40)
+_FF: Final = U64(0xFF)
+_FFF: Final = U64(0xFFF)
+
+_NOTHING: Final = U64(Story.NOTHING)
+_STORY_READ: Final = U64(Story.READ)
+_STORY_DB_FAULT: Final = U64(Story.DB_FAULT)
+_STORY_DB_TRAP: Final = U64(Story.DB_TRAP)
+_STORY_UD: Final = U64(Story.UD)
+_STORY_GP: Final = U64(Story.GP)
+_STORY_GP_SKIPPED: Final = U64(Story.GP_SKIPPED)
+_STORY_NOT_TAKEN: Final = U64(Story.NOT_TAKEN)
+
+_HOST_OWNER: Final = U64(OWNER_HOST)
+_NOBODY: Final = U64(OWNER_NOBODY)
+_ALL_OWNED_BY_HOST: Final = U64(sum(OWNER_HOST << (12 * k) for k in range(5)))
+_LIGHT: Final = U64(2)
+_HEAVY: Final = U64(3)
+_OUT_OF_SESSION: Final = U64(3)
+_NOT_RESIDENT: Final = U64(4)
+_SUB_KICK: Final = U64(4)
+_OWNS_BREAKPOINTS: Final = U64(2)
+_WINDOW_CLOSED: Final = U64(0)
+_WINDOW_OPENING: Final = U64(1)
+_WINDOW_OPEN: Final = U64(2)
+_WINDOW_EXACT: Final = U64(WINDOW_EXACT)
+
+_EXIT_ACCOUNT: Final = U64(ACCOUNT_EXIT << KEY_ACCOUNT_SHIFT)
+_HOST_ACCOUNT: Final = U64(ACCOUNT_HOST << KEY_ACCOUNT_SHIFT)
+_KEY_CLASS: Final = U64(KEY_CLASS_SHIFT)
+_KEY_SUB: Final = U64(KEY_SUB_REASON_SHIFT)
+_KEY_MSR: Final = U64(KEY_MSR_SHIFT)
+_KEY_STORY: Final = U64(KEY_STORY_SHIFT)
+_EMULATED: Final = U64(KEY_EMULATED)
+_SKIPPED: Final = U64(KEY_SKIPPED)
+_REEXECUTED: Final = U64(KEY_REEXECUTED)
+_OPENED: Final = U64(KEY_OPENED)
+_CLOSED: Final = U64(KEY_CLOSED)
+_SIGNAL_KEY: Final = U64((profile.ACCOUNT_SIGNAL << KEY_ACCOUNT_SHIFT))
+
+# Micro-actions as bits of a cell.
+_A_HOST_SAVE: Final = U64(1 << Action.HOST_SAVE)
+_A_ZERO_DR7: Final = U64(1 << Action.ZERO_DR7)
+_A_SAVE_DR0_3: Final = U64(1 << Action.SAVE_DR0_3)
+_A_SAVE_DR6: Final = U64(1 << Action.SAVE_DR6)
+_A_SAVE_DR7: Final = U64(1 << Action.SAVE_DR7)
+_A_RESET_DR6: Final = U64(1 << Action.RESET_DR6)
+_A_ARM: Final = U64(1 << Action.ARM)
+_A_MERGE_DB_SHADOW: Final = U64(1 << Action.MERGE_DB_SHADOW)
+_A_EMULATE: Final = U64(1 << Action.EMULATE)
+_A_INJECT: Final = U64(1 << Action.INJECT)
+_A_EFFECTIVE: Final = U64(1 << Action.EFFECTIVE)
+_A_EFFECTIVE_RAW: Final = U64(1 << Action.EFFECTIVE_RAW)
+_A_EFFECTIVE_MERGED: Final = U64(1 << Action.EFFECTIVE_MERGED)
+_A_RECOMPUTE: Final = U64(1 << Action.RECOMPUTE)
+_A_LOAD_DR0_3: Final = U64(1 << Action.LOAD_DR0_3)
+_A_LOAD_DR6: Final = U64(1 << Action.LOAD_DR6)
+_A_CLEAN_DR6: Final = U64(1 << Action.CLEAN_DR6)
+_A_LOAD_DR7: Final = U64(1 << Action.LOAD_DR7)
+_A_MERGE_DB_HARDWARE: Final = U64(1 << Action.MERGE_DB_HARDWARE)
+_A_WRITE_THROUGH: Final = U64(1 << Action.WRITE_THROUGH)
+_A_HOST_RESTORE: Final = U64(1 << Action.HOST_RESTORE)
+_A_HOST_RESTORE_SAVED: Final = U64(1 << Action.HOST_RESTORE_SAVED)
+_A_DR7_ON: Final = U64(1 << Action.DR7_ON)
+_A_DR7_OFF: Final = U64(1 << Action.DR7_OFF)
+_A_CONTROLS_OFF: Final = U64(1 << Action.CONTROLS_OFF)
+_A_CONTROLS_ON: Final = U64(1 << Action.CONTROLS_ON)
+_A_DISARM: Final = U64(1 << Action.DISARM)
+_A_REEXECUTE: Final = U64(1 << Action.REEXECUTE)
+_COSTED: Final = len(Action)
+_HOST_RESTORE_INDEX: Final = int(Action.HOST_RESTORE)
+
+_I_MEMORY: Final = int(Input.MEMORY)
+_I_BELIEF: Final = int(Input.BREAKPOINTS_ENABLED)
+_I_DEBUGGER: Final = int(Input.DEBUGGER)
+_I_HOST: Final = int(Input.HOST_BREAKPOINTS)
+_I_ENABLES: Final = int(Input.SHADOW_ENABLES)
+_I_GD: Final = int(Input.SHADOW_HAS_GD)
+_I_MOVED: Final = int(Input.MOVED)
+_I_AT_RESET: Final = int(Input.FIELD_DR7_AT_RESET)
+_I_CHECK: Final = int(Input.CHECK)
+_I_WRITE: Final = int(Input.IS_WRITE)
+_I_CLASS: Final = int(Input.REGISTER_CLASS)
+_I_WOULD_ENABLE: Final = int(Input.WOULD_ENABLE)
+_I_CONTROL: Final = int(Input.CONTROL)
+_CONTROL_DEBUGREGS: Final = U64(0)
+_CONTROL_RESET: Final = U64(1)
+_CONTROL_HOST: Final = U64(3)
+
+_Q_GD_KEEPS_TRAP_BITS: Final = U64(Quirk.GD_KEEPS_TRAP_BITS)
+_Q_DB_KEEPS_GD: Final = U64(Quirk.DB_KEEPS_GD)
+_Q_SKIPS_ON_FAULT: Final = U64(Quirk.SKIPS_ON_FAULT)
+_Q_FULL_OPERAND: Final = U64(Quirk.FULL_OPERAND)
+
+# A deviation's rule number is its number plus one; 0 is none.
+_R_CHECK_ORDER: Final = U64(Deviation.CHECK_ORDER + 1)
+_R_GD_KEEPS_TRAP_BITS: Final = U64(Deviation.GD_KEEPS_TRAP_BITS + 1)
+_R_DB_KEEPS_GD: Final = U64(Deviation.DB_KEEPS_GD + 1)
+_R_EMULATED_MASKS: Final = U64(Deviation.EMULATED_MASKS + 1)
+_R_STALE_EFFECTIVE: Final = U64(Deviation.STALE_EFFECTIVE + 1)
+_R_RAW_READS: Final = U64(Deviation.RAW_READS + 1)
+_R_SKIPS_ON_FAULT: Final = U64(Deviation.SKIPS_ON_FAULT + 1)
+_R_FULL_OPERAND: Final = U64(Deviation.FULL_OPERAND + 1)
+_R_SHADOW_KEEPS_GD: Final = U64(Deviation.SHADOW_KEEPS_GD + 1)
+
+LEVEL_DECISIONS: Final = 3
+LEVEL_FULL: Final = 4
+_UNNUMBERED: Final = U64(0xFFFF)
+
+_U8 = nt.Array(nt.uint8, 1, "C", readonly=True, aligned=False)
+_U32 = nt.Array(nt.uint32, 1, "C", readonly=True, aligned=False)
+_U64 = nt.Array(nt.uint64, 1, "C", readonly=True, aligned=False)
+_SIGNATURE = nt.void(
+    *(_U8, _U8, _U8, _U8, _U8, _U32, _U64, nt.uint64),  # events
+    *(nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),  # the reference's story
+    *(nt.uint64[::1], nt.uint64[::1], nt.uint64[:, ::1], nt.uint64[::1], nt.uint8[::1]),  # policy
+    nt.uint64[::1],  # costs
+    *(nt.uint8[::1], nt.uint32[::1], nt.uint8[:, ::1], nt.uint32[::1], nt.uint8[::1], nt.uint32[::1]),  # profile
+    *(nt.uint64[:, ::1], nt.uint64[:, ::1], nt.uint64[::1]),  # state
+    *(nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[::1], nt.uint64[:, :, ::1], nt.uint64[:, ::1]),  # counters
+    *(nt.int64, nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[:, ::1]),  # outcomes
+    *(nt.uint16[::1], nt.uint8[::1], nt.uint64[::1]),
+)
+
+
+@compiled(_SIGNATURE)
+def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915  # see the module's docstring
+    kinds,
+    args,
+    modes,
+    marks,
+    vcpus,
+    selectors,
+    values,
+    first_event,
+    true_stories,
+    true_values,
+    true_undefined,
+    lane,
+    bases,
+    strides,
+    cells,
+    next_memories,
+    costs,
+    groups,
+    exit_codes,
+    exit_classes,
+    exception_codes,
+    recorded_classes,
+    passed_msrs,
+    vcpu,
+    physical,
+    counts,
+    bill_keys,
+    bill_counts,
+    window_sizes,
+    leaks,
+    declared,
+    level,
+    decision_keys,
+    decision_numbers,
+    decisions,
+    out_decisions,
+    out_stories,
+    out_values,
+):
+    """Run a checked block through one lane; every array but the events' is state or result.
+
+    ``bill_keys`` (capacity, 2) and ``bill_counts`` are a hash table from (reason, operation pattern)
+    to a count; ``decision_keys`` and ``decision_numbers`` one from a decision to its number plus one,
+    and ``decisions`` lists the keys by number. Capacities are powers of two.
+    """
+    is_svm = lane[IS_SVM] != ZERO
+    writable_dr6 = lane[WRITABLE_DR6]
+    quirks = lane[QUIRKS]
+    declares = lane[DECLARES]
+    is_computed = lane[IS_COMPUTED] != ZERO
+    bill_mask = U64(bill_counts.size) - ONE
+    decision_mask = U64(decision_numbers.size) - ONE
+    for i in range(U64(kinds.size)):
+        kind = kinds[i]
+        group = groups[kind]
+        v = U64(vcpus[i])
+        true_story = U64(true_stories[i])
+        story = _NOTHING
+        seen = ZERO
+        event_key = ZERO
+        event_operations = ZERO
+        if kind == _ADVANCE or true_story == _STORY_NOT_TAKEN:
+            story = true_story
+            step = _DONE
+        elif group == _QUIET and vcpu[v, RUNG] == ZERO:
+            step = _DONE
+        elif group == _HOST_GROUP:
+            step = _HOST
+        else:
+            step = _ENTER
+        if step == _DONE and level < LEVEL_DECISIONS:
+            if story != _NOTHING:
+                counts[DIGEST] += mixed(first_event + U64(i), v, story, seen)
+            continue
+        arg = U64(args[i])
+        mode = U64(modes[i])
+        mark = U64(marks[i])
+        selector = U64(selectors[i])
+        value = values[i]
+        true_value = true_values[i]
+        # A MOV DR: the register after aliasing, its slot in a record, and what it is refused for.
+        is_alias = False
+        register = arg
+        slot = arg
+        is_write = False
+        if group == _DR:
+            is_alias = arg == _FOUR or arg == _FIVE
+            register = arg + _TWO if is_alias else arg
+            slot = register if register < _FOUR else register - _TWO
+            is_write = kind == _MOV_TO_DR
+            if (mark & _UNKNOWN) != ZERO and is_write:
+                value = vcpu[v, U64(TRUE) + slot]
+            vcpu[v, EXECUTED] += ONE if step != _DONE else ZERO
+        full_value = value
+        if (mode & _OPERAND_32) != ZERO:
+            value &= LOW_32
+        subject = v  # the vCPU whose ladder is climbed
+        target = ZERO  # rung to climb to
+        handler = _NO_MOMENT  # the moment of the exit itself
+        cause = ZERO  # of a debug exception
+        check = FAULT_NONE
+        control = ZERO
+        rule = ZERO  # the declared deviation that fired in this event
+        taint = ZERO  # bits that an emulated write left different
+        is_exit = False
+        is_reexecuted = False
+        while step != _DONE:
+            moment = _NO_MOMENT
+            climbs = False
+            c = subject  # the vCPU whose moment it is
+            p = ZERO  # the physical CPU that it is on
+            if step == _ENTER:
+                rung = vcpu[v, RUNG]
+                home = vcpu[v, HOME]
+                if rung == ZERO:
+                    step = _ATTEMPT
+                elif rung < _NOT_RESIDENT and vcpu[v, RESIDENT_ON] != home + ONE:
+                    climbs = True  # it left a physical CPU on which it was still resident
+                elif rung == _NOT_RESIDENT and physical[home, RESIDENT] != ZERO:
+                    c = physical[home, RESIDENT] - ONE
+                    climbs = True  # another vCPU gives way
+                else:
+                    moment = _FOUR - rung
+                    p = home
+                    if rung == _NOT_RESIDENT:
+                        physical[p, RESIDENT] = v + ONE
+                        vcpu[v, RESIDENT_ON] = p + ONE
+                if climbs:
+                    moment = _LEAVE_GUEST + vcpu[c, RUNG]
+                    p = vcpu[c, RESIDENT_ON] - ONE
+            elif step == _CLIMB:
+                p = vcpu[subject, RESIDENT_ON] - ONE if vcpu[subject, RESIDENT_ON] != ZERO else vcpu[subject, HOME]
+                if vcpu[subject, RUNG] < target:
+                    climbs = True
+                    moment = _LEAVE_GUEST + vcpu[subject, RUNG]
+                else:
+                    if physical[p, HOST_ACTIVE] != ZERO:
+                        if physical[p, HARDWARE_DR7] == physical[p, HOST_DR7]:
+                            for k in range(_FOUR):
+                                enabled = (physical[p, HOST_DR7] >> (_TWO * k)) & _THREE
+                                owner = physical[p, U64(OWNER) + k]
+                                if enabled != ZERO and owner != _HOST_OWNER:
+                                    leaks[LEAK_ARMED_IN_HOST, k, owner] += ONE
+                        else:
+                            counts[HOST_BLIND] += ONE
+                    if group == _HOST_GROUP:
+                        step = _HOST_APPLY
+                    elif handler != _NO_MOMENT:
+                        moment = handler
+                        step = _HANDLED
+                    else:
+                        step = _DELIVER
+            elif step == _ATTEMPT:
+                p = vcpu[v, RESIDENT_ON] - ONE
+                code = U64(exit_codes[kind])
+                sub = ZERO
+                is_exit = False
+                fault = FAULT_NONE
+                vector = ZERO
+                step = _DONE
+                if group == _DR:
+                    is_armed = vcpu[v, ARMED] != ZERO
+                    if is_armed and lane[UNINTERCEPTED] != ZERO:
+                        bit = arg + (_EIGHT if is_write else ZERO)
+                        is_armed = ((lane[UNINTERCEPTED] >> bit) & ONE) == ZERO
+                    is_undefined = is_alias and vcpu[v, HAS_DE] != ZERO
+                    is_unprivileged = (mode & _CPL) != ZERO
+                    is_retired = (mark & _RETIRED) != ZERO
+                    if not is_retired and (not is_armed or is_svm):
+                        fault = first_fault(
+                            is_undefined, is_unprivileged, (physical[p, HARDWARE_DR7] & DR7_GD) != ZERO
+                        )
+                    if is_armed and fault == FAULT_NONE:
+                        is_exit = True
+                        handler = _DR_TRAPPED
+                        vcpu[v, TRAPPED] += ONE
+                        if is_svm:
+                            code = U64(0x30 if is_write else 0x20) + arg
+                        if not is_retired:
+                            gd = (vcpu[v, FIELD_DR7] & DR7_GD) != ZERO
+                            condition = (
+                                (ONE if is_undefined else ZERO)
+                                | (_TWO if is_unprivileged else ZERO)
+                                | (_FOUR if gd else ZERO)
+                            )
+                            check = (lane[CHECK_ORDER] >> (_TWO * condition)) & _THREE
+                    elif (mark & _NOT_RETIRED) == ZERO:
+                        if fault == FAULT_NONE and not is_retired and is_write and register >= _SIX:
+                            if (value >> _32) != ZERO:
+                                fault = FAULT_GP
+                        if fault == FAULT_UD:
+                            story = _STORY_UD
+                            vector = _SIX
+                        elif fault == FAULT_GP:
+                            story = _STORY_GP
+                            vector = _13
+                        elif fault == FAULT_GD:
+                            story = _STORY_DB_FAULT
+                            vector = ONE
+                            cause = DR6_BD
+                        elif is_write:
+                            written = value
+                            if register == _SIX:
+                                written = canonical_dr6(value, writable_dr6)
+                            elif register == _SEVEN:
+                                written = canonical_dr7(value)
+                            physical[p, slot] = written
+                            if slot < _FIVE:
+                                physical[p, U64(OWNER) + slot] = v + ONE
+                            if vcpu[v, WINDOW] == _WINDOW_OPEN:
+                                vcpu[v, WINDOW_SIZE] += ONE
+                        else:
+                            story = _STORY_READ
+                            seen = physical[p, slot]
+                            if (mode & _OPERAND_32) != ZERO:
+                                seen &= LOW_32
+                            if slot < _FIVE:
+                                owner = physical[p, U64(OWNER) + slot]
+                                if owner != v + ONE and owner != _NOBODY:
+                                    leaks[LEAK_USED_BY_GUEST, slot if slot < _FOUR else register, owner] += ONE
+                            if vcpu[v, WINDOW] == _WINDOW_OPEN:
+                                vcpu[v, WINDOW_SIZE] += ONE
+                elif group == _MATCH:
+                    if is_computed and (physical[p, HARDWARE_DR7] & DR7_ENABLES) != ZERO:
+                        access = ACCESS_WRITE
+                        if kind == _FETCH:
+                            access = ACCESS_FETCH
+                        elif kind == _READ_KIND:
+                            access = ACCESS_READ
+                        hits = matching_slots(
+                            access,
+                            value,
+                            arg,
+                            physical[p, 0],
+                            physical[p, 1],
+                            physical[p, 2],
+                            physical[p, 3],
+                            physical[p, HARDWARE_DR7],
+                        )
+                        if (hits & _15) != ZERO:
+                            story = _STORY_DB_FAULT if kind == _FETCH else _STORY_DB_TRAP
+                            vector = ONE
+                            cause = hits >> _FOUR
+                            for k in range(_FOUR):
+                                owner = physical[p, U64(OWNER) + k]
+                                if ((hits >> k) & ONE) != ZERO and owner != v + ONE and owner != _NOBODY:
+                                    leaks[LEAK_USED_BY_GUEST, k, owner] += ONE
+                elif group == _EXITING:
+                    is_exit = True
+                elif group == _MSR:
+                    is_exit = True
+                    for k in range(U64(passed_msrs.size)):
+                        if selector == U64(passed_msrs[k]):
+                            is_exit = False
+                    if kind == _WRMSR and selector == profile.MSR_TSC_DEADLINE:
+                        sub = ONE
+                    elif kind == _WRMSR and selector == profile.MSR_X2APIC_ICR:
+                        sub = _TWO
+                elif group == _CR_WRITE:
+                    if arg == ZERO or arg == _FOUR:
+                        is_exit = True
+                        if is_svm:
+                            code += arg
+                    if arg == _FOUR and (mark & _UNKNOWN) == ZERO:
+                        vcpu[v, HAS_DE] = (value >> _THREE) & ONE
+                elif group == _MMIO:
+                    is_exit = True
+                    if (selector >> _12) == profile.LOCAL_APIC_PAGE:
+                        sub = _THREE
+                elif group == _EXCEPTION:
+                    vector = selector
+                    if vector == ONE:
+                        story = _STORY_DB_FAULT
+                        cause = value & DR6_CAUSES if (mark & _UNKNOWN) == ZERO else ZERO
+                    elif vector == _SIX:
+                        story = _STORY_UD
+                    elif vector == _13:
+                        story = _STORY_GP
+                elif group == _RECORDED_EXIT:
+                    is_exit = True
+                    code = selector
+                elif group == _SIGNAL:
+                    is_exit = True
+                if vector != ZERO:
+                    step = _DELIVER
+                    is_taken = vector < _32 and ((lane[INTERCEPTED] >> vector) & ONE) != ZERO
+                    if vector == ONE and (is_svm or not is_taken):
+                        # The processor itself updates DR6 and clears GD; a VMX #DB exit does not.
+                        physical[p, HARDWARE_DR6] = dr6_after_db(physical[p, HARDWARE_DR6], cause)
+                        physical[p, HARDWARE_DR7] &= ~DR7_GD
+                        shadow_has_gd = (vcpu[v, U64(SHADOW) + _FIVE] & DR7_GD) != ZERO
+                        if not is_taken and vcpu[v, ARMED] != ZERO and shadow_has_gd:
+                            if ((declares >> (_R_SHADOW_KEEPS_GD - ONE)) & ONE) != ZERO:
+                                vcpu[v, U64(DECLARED) + _FIVE] |= DR7_GD
+                                vcpu[v, DECLARED_RULE] = _R_SHADOW_KEEPS_GD
+                    if is_taken:
+                        is_exit = True
+                        code = U64(exception_codes[vector])
+                        if vector == ONE:
+                            handler = _DB_EXIT
+                if is_exit:
+                    if group == _RECORDED_EXIT:
+                        exit_class = _LIGHT
+                        if code < U64(recorded_classes.size):
+                            exit_class = U64(recorded_classes[code])
+                    else:
+                        exit_class = U64(exit_classes[kind, sub])
+                    if (mark >> _CLASS_SHIFT) != ZERO:
+                        exit_class = mark >> _CLASS_SHIFT
+                    key = code | (exit_class << _KEY_CLASS) | (sub << _KEY_SUB)
+                    key |= _SIGNAL_KEY if group == _SIGNAL else _EXIT_ACCOUNT
+                    vcpu[v, PENDING_KEY] = key
+                    vcpu[v, PENDING_OPERATIONS] = ZERO
+                    if group != _SIGNAL:
+                        vcpu[v, U64(EXITS_BY_CLASS - 1) + exit_class] += ONE
+                    event_key |= key
+                    target = exit_class
+                    step = _CLIMB
+            elif step == _DELIVER:
+                if story >= _STORY_DB_FAULT:
+                    if vcpu[v, RUNG] == ZERO:
+                        p = vcpu[v, RESIDENT_ON] - ONE
+                        seen = physical[p, HARDWARE_DR6] | (physical[p, HARDWARE_DR7] << _32)
+                    else:
+                        p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                        dr6 = vcpu[v, U64(SHADOW) + _FOUR]
+                        dr7 = canonical_dr7(vcpu[v, FIELD_DR7])
+                        if vcpu[v, ARMED] == ZERO:
+                            if lane[SAVES_AT_EXIT] == ZERO:
+                                dr6 = vcpu[v, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
+                        elif lane[EMULATES] != ZERO or vcpu[v, DEBUGGER] != ZERO:
+                            dr7 = vcpu[v, U64(SHADOW) + _FIVE]
+                        else:
+                            dr6 = canonical_dr6(dr6, writable_dr6)
+                        seen = (dr6 & LOW_32) | (dr7 << _32)
+                step = _DONE
+            elif step == _HOST:
+                step = _CLIMB
+                target = _OUT_OF_SESSION
+                if kind == _STAGE:
+                    vcpu[v, U64(STAGED) + arg] = value
+                    vcpu[v, U64(TRUE_STAGED) + arg] = true_value
+                    step = _DONE
+                elif kind == _STATE:
+                    vcpu[v, HAS_DE] = value & ONE
+                    step = _DONE
+                elif kind == _SCHED_IN:
+                    if selector == vcpu[v, HOME]:
+                        target = ZERO
+                elif kind == _HOST_BREAKPOINTS:
+                    if physical[selector, RESIDENT] != ZERO:
+                        subject = physical[selector, RESIDENT] - ONE
+                    else:
+                        step = _HOST_APPLY
+            else:  # _HOST_APPLY
+                p = vcpu[subject, RESIDENT_ON] - ONE if vcpu[subject, RESIDENT_ON] != ZERO else vcpu[subject, HOME]
+                step = _DONE
+                if kind == _SCHED_OUT:
+                    moment = _SCHEDULED_OUT
+                elif kind == _SCHED_IN:
+                    vcpu[v, HOME] = selector
+                    moment = _SCHEDULED_IN
+                elif kind == _HOST_BREAKPOINTS:
+                    p = selector
+                    for k in range(_SIX):
+                        physical[p, U64(HOST) + k] = vcpu[v, U64(STAGED) + k]
+                    dr7 = (vcpu[v, U64(STAGED) + _FIVE] & LOW_32) | DR7_FIXED
+                    physical[p, HOST_DR7] = dr7
+                    physical[p, HARDWARE_DR7] = dr7
+                    is_active = (dr7 & DR7_ENABLES) != ZERO
+                    physical[p, HOST_ACTIVE] = ONE if is_active else ZERO
+                    if is_active:
+                        for k in range(_FOUR):
+                            physical[p, k] = physical[p, U64(HOST) + k]
+                            physical[p, U64(OWNER) + k] = _HOST_OWNER
+                    if physical[p, RESIDENT] != ZERO:
+                        control = _CONTROL_HOST
+                        moment = _CONTROL_CHANGED
+                else:  # SET_DEBUGREGS, RESET, INIT
+                    is_set = kind == _SET_DEBUGREGS
+                    for k in range(_SIX):
+                        reset = DR6_RESET if k == _FOUR else (DR7_RESET if k == _FIVE else ZERO)
+                        raw = vcpu[v, U64(STAGED) + k] if is_set else reset
+                        raw = raw & LOW_32 if k >= _FOUR else raw
+                        true = vcpu[v, U64(TRUE_STAGED) + k] if is_set else reset
+                        vcpu[v, U64(SHADOW) + k] = raw
+                        vcpu[v, U64(TRUE) + k] = true
+                        vcpu[v, U64(DECLARED) + k] = ZERO
+                        if raw != true and ((declares >> (_R_RAW_READS - ONE)) & ONE) != ZERO:
+                            vcpu[v, U64(DECLARED) + k] = raw ^ true
+                            vcpu[v, DECLARED_RULE] = _R_RAW_READS
+                    vcpu[v, TRUE_UNDEFINED] = ZERO
+                    control = _CONTROL_DEBUGREGS if is_set else _CONTROL_RESET
+                    moment = _CONTROL_CHANGED
+            if moment == _NO_MOMENT:
+                continue
+            bill_key = ZERO
+            bill_operations = ZERO
+            if climbs and moment == _LEAVE_GUEST:
+                if vcpu[c, CONTROLS_ARE_OFF] == ZERO:
+                    vcpu[c, FIELD_DR7] = physical[p, HARDWARE_DR7]
+                if is_svm:
+                    vcpu[c, FIELD_DR6] = physical[p, HARDWARE_DR6]
+                physical[p, HARDWARE_DR7] = DR7_RESET
+                if not is_exit or c != v:
+                    # The host took the vCPU out of the guest: an exit that no event records.
+                    key = U64(exit_codes[_EXTERNAL_INTERRUPT]) | (_LIGHT << _KEY_CLASS)
+                    key |= _EXIT_ACCOUNT | (_SUB_KICK << _KEY_SUB)
+                    vcpu[c, PENDING_KEY] = key
+                    vcpu[c, PENDING_OPERATIONS] = ZERO
+                    vcpu[c, U64(EXITS_BY_CLASS - 1) + _LIGHT] += ONE
+                    if c == v:
+                        event_key |= key
+            mask = ZERO
+            if bases[moment] != ~ZERO:
+                cell = bases[moment]
+                cell += strides[moment, _I_MEMORY] * vcpu[c, MEMORY]
+                cell += strides[moment, _I_BELIEF] * vcpu[c, BELIEF]
+                cell += strides[moment, _I_DEBUGGER] * vcpu[c, DEBUGGER]
+                cell += strides[moment, _I_HOST] * physical[p, HOST_ACTIVE]
+                if (vcpu[c, U64(SHADOW) + _FIVE] & DR7_ENABLES) != ZERO:
+                    cell += strides[moment, _I_ENABLES]
+                if (vcpu[c, U64(SHADOW) + _FIVE] & DR7_GD) != ZERO:
+                    cell += strides[moment, _I_GD]
+                if vcpu[c, LAST_LOAD] != p + ONE:
+                    cell += strides[moment, _I_MOVED]
+                if vcpu[c, FIELD_DR7] == DR7_RESET:
+                    cell += strides[moment, _I_AT_RESET]
+                if moment == _DR_TRAPPED:
+                    cell += strides[moment, _I_CHECK] * check
+                    if is_write:
+                        cell += strides[moment, _I_WRITE]
+                    if register >= _SIX:
+                        cell += strides[moment, _I_CLASS] * (register - _FIVE)
+                    if is_write and register == _SEVEN and (value & DR7_ENABLES) != ZERO:
+                        cell += strides[moment, _I_WOULD_ENABLE]
+                elif moment == _CONTROL_CHANGED:
+                    cell += strides[moment, _I_CONTROL] * control
+                mask = cells[cell]
+                if next_memories[cell] != KEEP_MEMORY:
+                    vcpu[c, MEMORY] = U64(next_memories[cell])
+            if mask != ZERO or moment == _DR_TRAPPED:
+                opens = (mask & _A_DISARM) != ZERO and vcpu[c, ARMED] != ZERO
+                closes = (mask & _A_ARM) != ZERO and vcpu[c, WINDOW] != _WINDOW_CLOSED
+                synchronizes = opens or closes or vcpu[c, WINDOW] == _WINDOW_OPENING
+                operations = lane[TRAP_OPERATIONS] if moment == _DR_TRAPPED else ZERO
+                host_operations = ZERO
+                for k in range(U64(_COSTED)):
+                    if ((mask >> k) & ONE) != ZERO:
+                        operations += costs[k]
+                if (mask & _A_HOST_SAVE) != ZERO:
+                    owners = ZERO
+                    for k in range(_SIX):
+                        vcpu[c, U64(SAVED) + k] = physical[p, k]
+                        if k < _FIVE:
+                            owners |= physical[p, U64(OWNER) + k] << (_12 * k)
+                    vcpu[c, SAVED_OWNERS] = owners
+                if (mask & _A_ZERO_DR7) != ZERO:
+                    physical[p, HARDWARE_DR7] = DR7_RESET
+                if (mask & _A_SAVE_DR0_3) != ZERO:
+                    for k in range(_FOUR):
+                        vcpu[c, U64(SHADOW) + k] = physical[p, k]
+                if (mask & _A_SAVE_DR6) != ZERO:
+                    vcpu[c, U64(SHADOW) + _FOUR] = vcpu[c, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
+                if (mask & _A_SAVE_DR7) != ZERO:
+                    vcpu[c, U64(SHADOW) + _FIVE] = vcpu[c, FIELD_DR7]
+                if (mask & _A_RESET_DR6) != ZERO:
+                    physical[p, HARDWARE_DR6] = DR6_RESET
+                    physical[p, U64(OWNER) + _FOUR] = _NOBODY
+                if (mask & _A_ARM) != ZERO:
+                    if vcpu[c, ARMED] == ZERO:
+                        counts[SWITCHES] += ONE
+                    vcpu[c, ARMED] = ONE
+                    if vcpu[c, WINDOW] == _WINDOW_OPEN:
+                        size = vcpu[c, WINDOW_SIZE]
+                        bucket = size
+                        if size >= _WINDOW_EXACT:
+                            bucket = _WINDOW_EXACT - _SEVEN
+                            while size > ZERO:
+                                size >>= ONE
+                                bucket += ONE
+                        window_sizes[bucket] += ONE
+                        event_key |= _CLOSED
+                    vcpu[c, WINDOW] = _WINDOW_CLOSED
+                if (mask & _A_MERGE_DB_SHADOW) != ZERO:
+                    vcpu[c, U64(SHADOW) + _FOUR] = dr6_after_db(vcpu[c, U64(SHADOW) + _FOUR], cause)
+                    if (quirks & _Q_DB_KEEPS_GD) == ZERO:
+                        vcpu[c, U64(SHADOW) + _FIVE] &= ~DR7_GD
+                        vcpu[c, FIELD_DR7] &= ~DR7_GD
+                        if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
+                            vcpu[c, EFFECTIVE_DR7] &= ~DR7_GD
+                    elif ((vcpu[c, U64(SHADOW) + _FIVE] | vcpu[c, FIELD_DR7]) & DR7_GD) != ZERO:
+                        if ((declares >> (_R_DB_KEEPS_GD - ONE)) & ONE) != ZERO:
+                            vcpu[c, U64(DECLARED) + _FIVE] |= DR7_GD
+                            vcpu[c, DECLARED_RULE] = _R_DB_KEEPS_GD
+                if (mask & (_A_EMULATE | _A_INJECT)) != ZERO:
+                    # Where this answers another check than the processor would, a declared rule fires.
+                    true_check = FAULT_NONE
+                    if (mark & _RETIRED) == ZERO:
+                        true_check = first_fault(
+                            is_alias and vcpu[v, HAS_DE] != ZERO,
+                            (mode & _CPL) != ZERO,
+                            (vcpu[v, U64(TRUE) + _FIVE] & DR7_GD) != ZERO,
+                        )
+                    if check != true_check:
+                        if check == FAULT_GD and (vcpu[v, U64(DECLARED) + _FIVE] & DR7_GD) != ZERO:
+                            rule = vcpu[v, DECLARED_RULE]
+                        elif ((declares >> (_R_CHECK_ORDER - ONE)) & ONE) != ZERO:
+                            rule = _R_CHECK_ORDER
+                if (mask & _A_EMULATE) != ZERO:
+                    event_key |= _EMULATED
+                    vcpu[c, PENDING_KEY] |= _EMULATED
+                    operand = value
+                    if (quirks & _Q_FULL_OPERAND) != ZERO and is_write and full_value != value:
+                        operand = full_value
+                        if ((declares >> (_R_FULL_OPERAND - ONE)) & ONE) != ZERO:
+                            rule = _R_FULL_OPERAND
+                    if not is_write:
+                        story = _STORY_READ
+                        seen = vcpu[c, U64(SHADOW) + slot]
+                        if (mode & _OPERAND_32) != ZERO:
+                            seen &= LOW_32
+                    elif register >= _SIX and (operand >> _32) != ZERO and (mark & _RETIRED) == ZERO:
+                        story = _STORY_GP
+                        if (quirks & _Q_SKIPS_ON_FAULT) != ZERO:
+                            story = _STORY_GP_SKIPPED
+                            if ((declares >> (_R_SKIPS_ON_FAULT - ONE)) & ONE) != ZERO:
+                                rule = _R_SKIPS_ON_FAULT
+                    else:
+                        written = operand
+                        if register == _SIX:
+                            written = (operand & lane[EMULATED_DR6_WRITABLE]) | lane[EMULATED_DR6_FIXED]
+                            taint = written ^ canonical_dr6(value & LOW_32, writable_dr6)
+                        elif register == _SEVEN:
+                            written = (operand & lane[EMULATED_DR7_WRITABLE]) | DR7_FIXED
+                            taint = written ^ canonical_dr7(value & LOW_32)
+                        else:
+                            taint = written ^ value
+                        vcpu[c, U64(SHADOW) + slot] = written
+                        if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
+                            if slot < _FOUR:
+                                vcpu[c, U64(EFFECTIVE) + slot] = written
+                            elif slot == _FIVE:
+                                vcpu[c, EFFECTIVE_DR7] = written
+                if (mask & _A_INJECT) != ZERO:
+                    if check == FAULT_UD:
+                        story = _STORY_UD
+                    elif check == FAULT_GP:
+                        story = _STORY_GP
+                    else:
+                        story = _STORY_DB_FAULT
+                        dr6 = vcpu[c, U64(SHADOW) + _FOUR]
+                        if (quirks & _Q_GD_KEEPS_TRAP_BITS) == ZERO:
+                            dr6 &= ~DR6_TRAP_BITS
+                        elif ((declares >> (_R_GD_KEEPS_TRAP_BITS - ONE)) & ONE) != ZERO:
+                            vcpu[c, U64(DECLARED) + _FOUR] |= dr6 & DR6_TRAP_BITS
+                            vcpu[c, DECLARED_RULE] = _R_GD_KEEPS_TRAP_BITS
+                        vcpu[c, U64(SHADOW) + _FOUR] = dr6 | DR6_BD
+                        vcpu[c, U64(SHADOW) + _FIVE] &= ~DR7_GD
+                        vcpu[c, FIELD_DR7] &= ~DR7_GD
+                        if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
+                            vcpu[c, EFFECTIVE_DR7] &= ~DR7_GD
+                if (mask & (_A_EFFECTIVE | _A_EFFECTIVE_RAW | _A_EFFECTIVE_MERGED)) != ZERO:
+                    owns = vcpu[c, DEBUGGER] == _OWNS_BREAKPOINTS and (mask & _A_EFFECTIVE_RAW) == ZERO
+                    merges = owns and (mask & _A_EFFECTIVE_MERGED) != ZERO
+                    dr7 = vcpu[c, U64(SHADOW) + _FIVE]
+                    for k in range(_FOUR):
+                        debugger_slot = (vcpu[c, DEBUGGER_DR7] >> (_TWO * k)) & _THREE
+                        if owns and (not merges or debugger_slot != ZERO):
+                            vcpu[c, U64(EFFECTIVE) + k] = vcpu[c, U64(DEBUGGER_DB) + k]
+                            field = (_THREE << (_TWO * k)) | (_15 << (_16 + _FOUR * k))
+                            dr7 = (dr7 & ~field) | (vcpu[c, DEBUGGER_DR7] & field)
+                        else:
+                            vcpu[c, U64(EFFECTIVE) + k] = vcpu[c, U64(SHADOW) + k]
+                    vcpu[c, EFFECTIVE_DR7] = vcpu[c, DEBUGGER_DR7] if owns and not merges else dr7
+                    vcpu[c, STALE_SLOTS] = ZERO
+                if (mask & _A_RECOMPUTE) != ZERO:
+                    if (mask & (_A_EFFECTIVE | _A_EFFECTIVE_RAW | _A_EFFECTIVE_MERGED)) == ZERO:
+                        owns = vcpu[c, DEBUGGER] == _OWNS_BREAKPOINTS
+                        vcpu[c, EFFECTIVE_DR7] = vcpu[c, DEBUGGER_DR7] if owns else vcpu[c, U64(SHADOW) + _FIVE]
+                    vcpu[c, FIELD_DR7] = vcpu[c, EFFECTIVE_DR7]
+                    vcpu[c, BELIEF] = ONE if (vcpu[c, EFFECTIVE_DR7] & DR7_ENABLES) != ZERO else ZERO
+                if (mask & _A_LOAD_DR0_3) != ZERO:
+                    for k in range(_FOUR):
+                        physical[p, k] = vcpu[c, U64(EFFECTIVE) + k]
+                        physical[p, U64(OWNER) + k] = c + ONE
+                    vcpu[c, LAST_LOAD] = p + ONE
+                if (mask & _A_LOAD_DR6) != ZERO:
+                    if is_svm:
+                        vcpu[c, FIELD_DR6] = vcpu[c, U64(SHADOW) + _FOUR]
+                    else:
+                        physical[p, HARDWARE_DR6] = canonical_dr6(vcpu[c, U64(SHADOW) + _FOUR], writable_dr6)
+                        physical[p, U64(OWNER) + _FOUR] = c + ONE
+                if (mask & _A_CLEAN_DR6) != ZERO:
+                    vcpu[c, FIELD_DR6] = DR6_RESET
+                if (mask & _A_LOAD_DR7) != ZERO:
+                    vcpu[c, FIELD_DR7] = vcpu[c, EFFECTIVE_DR7]
+                if (mask & _A_MERGE_DB_HARDWARE) != ZERO:
+                    if is_svm:
+                        vcpu[c, FIELD_DR6] = dr6_after_db(vcpu[c, FIELD_DR6], cause)
+                    else:
+                        physical[p, HARDWARE_DR6] = dr6_after_db(physical[p, HARDWARE_DR6], cause)
+                    vcpu[c, FIELD_DR7] &= ~DR7_GD
+                if (mask & _A_WRITE_THROUGH) != ZERO:
+                    if is_write:
+                        operations += U64(1 << 8)
+                        written = value
+                        if register == _SIX:
+                            written = canonical_dr6(value & LOW_32, writable_dr6)
+                        elif register == _SEVEN:
+                            written = canonical_dr7(value & LOW_32)
+                        physical[p, slot] = written
+                        if slot < _FIVE:
+                            physical[p, U64(OWNER) + slot] = c + ONE
+                    else:
+                        operations += ONE
+                        story = _STORY_READ
+                        seen = physical[p, slot]
+                if (mask & _A_HOST_RESTORE) != ZERO:
+                    host_operations = costs[_HOST_RESTORE_INDEX]
+                    operations -= host_operations
+                    for k in range(_SIX):
+                        physical[p, k] = physical[p, U64(HOST) + k]
+                        if k < _FIVE:
+                            physical[p, U64(OWNER) + k] = _HOST_OWNER
+                if (mask & _A_HOST_RESTORE_SAVED) != ZERO:
+                    for k in range(_SIX):
+                        physical[p, k] = vcpu[c, U64(SAVED) + k]
+                        if k < _FIVE:
+                            physical[p, U64(OWNER) + k] = (vcpu[c, SAVED_OWNERS] >> (_12 * k)) & _FFF
+                if (mask & _A_DR7_ON) != ZERO:
+                    physical[p, HARDWARE_DR7] = vcpu[c, EFFECTIVE_DR7]
+                if (mask & _A_DR7_OFF) != ZERO:
+                    physical[p, HARDWARE_DR7] = DR7_RESET
+                if (mask & _A_CONTROLS_OFF) != ZERO:
+                    vcpu[c, CONTROLS_ARE_OFF] = ONE
+                if (mask & _A_CONTROLS_ON) != ZERO:
+                    vcpu[c, CONTROLS_ARE_OFF] = ZERO
+                if (mask & _A_DISARM) != ZERO:
+                    if vcpu[c, ARMED] != ZERO:
+                        counts[SWITCHES] += ONE
+                        vcpu[c, WINDOW] = _WINDOW_OPENING
+                        vcpu[c, WINDOW_SIZE] = ZERO
+                    vcpu[c, ARMED] = ZERO
+                packed = (operations & LOW_32) if synchronizes else ((operations & LOW_32) << _32)
+                packed += (host_operations & LOW_32) << _32
+                msr = (operations + host_operations) >> _32
+                if moment == _CONTROL_CHANGED or moment == _SCHEDULED_IN or moment == _SCHEDULED_OUT:
+                    bill_key = _HOST_ACCOUNT | (msr << _KEY_MSR)
+                    bill_operations = packed
+                else:
+                    vcpu[c, PENDING_KEY] += msr << _KEY_MSR
+                    vcpu[c, PENDING_OPERATIONS] += packed
+                if c == v:
+                    event_operations += packed
+            if moment <= _ENTER_GUEST:
+                vcpu[c, RUNG] -= ONE
+                if moment == _ENTER_GUEST:
+                    is_skipped = vcpu[c, CONTROLS_ARE_OFF] != ZERO
+                    if not is_skipped:
+                        physical[p, HARDWARE_DR7] = canonical_dr7(vcpu[c, FIELD_DR7] & LOW_32)
+                    if is_svm:
+                        physical[p, HARDWARE_DR6] = canonical_dr6(vcpu[c, FIELD_DR6], writable_dr6)
+                        physical[p, U64(OWNER) + _FOUR] = c + ONE
+                    if vcpu[c, WINDOW] == _WINDOW_OPENING:
+                        vcpu[c, WINDOW] = _WINDOW_OPEN
+                        vcpu[c, WINDOWS] += ONE
+                        event_key |= _OPENED
+                    if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
+                        dr7 = physical[p, HARDWARE_DR7]
+                        true_dr7 = vcpu[c, U64(TRUE) + _FIVE]
+                        is_open = vcpu[c, ARMED] == ZERO
+                        is_hazard = is_open and dr7 != true_dr7
+                        if is_open:
+                            difference = physical[p, HARDWARE_DR6] ^ vcpu[c, U64(TRUE) + _FOUR]
+                            is_hazard = is_hazard or (difference & ~vcpu[c, TRUE_UNDEFINED]) != ZERO
+                        if is_open or ((dr7 | true_dr7) & DR7_ENABLES) != ZERO:
+                            for k in range(_FOUR):
+                                here = (dr7 >> (_TWO * k)) & _THREE
+                                there = (true_dr7 >> (_TWO * k)) & _THREE
+                                differs = physical[p, k] != vcpu[c, U64(TRUE) + k]
+                                if here != there or (differs and (is_open or here != ZERO)):
+                                    is_hazard = True
+                                owner = physical[p, U64(OWNER) + k]
+                                if here != ZERO and owner != c + ONE and owner != _NOBODY:
+                                    leaks[LEAK_ARMED_IN_GUEST, k, owner] += ONE
+                        if is_hazard:
+                            counts[LATENT] += ONE
+                    bill_key = vcpu[c, PENDING_KEY] | (_SKIPPED if is_skipped else ZERO)
+                    bill_operations = vcpu[c, PENDING_OPERATIONS]
+                    vcpu[c, PENDING_KEY] = ZERO
+                    vcpu[c, PENDING_OPERATIONS] = ZERO
+            elif moment <= _LOSE_RESIDENCE:
+                vcpu[c, RUNG] += ONE
+                if moment == _LOSE_RESIDENCE:
+                    physical[p, RESIDENT] = ZERO
+                    vcpu[c, RESIDENT_ON] = ZERO
+            elif moment == _CONTROL_CHANGED:
+                if control != _CONTROL_HOST and vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
+                    for k in range(_FOUR):
+                        is_stale = vcpu[c, U64(EFFECTIVE) + k] != vcpu[c, U64(SHADOW) + k]
+                        if is_stale and ((declares >> (_R_STALE_EFFECTIVE - ONE)) & ONE) != ZERO:
+                            vcpu[c, STALE_SLOTS] |= ONE << k
+            if step == _HANDLED:
+                step = _DELIVER
+                if (mask & _A_REEXECUTE) != ZERO:
+                    event_key |= _REEXECUTED
+                    step = _ENTER
+                    if (mark & _NOT_RETIRED) != ZERO:
+                        step = _DONE
+                    elif is_reexecuted:
+                        counts[FAILURE] = FAILURE_LIVE_LOCK
+                        return
+                    is_reexecuted = True
+                    is_exit = False
+                    handler = _NO_MOMENT
+                    check = FAULT_NONE
+            if bill_key != ZERO:
+                at = (bill_key ^ (bill_operations * U64(0x9E37_79B9_7F4A_7C15))) * U64(0xBF58_476D_1CE4_E5B9)
+                at = (at >> _40) & bill_mask
+                while bill_counts[at] != ZERO and (
+                    bill_keys[at, 0] != bill_key or bill_keys[at, 1] != bill_operations
+                ):
+                    at = (at + ONE) & bill_mask
+                if bill_counts[at] == ZERO:
+                    if counts[BILL_ROWS] + ONE >= bill_mask:
+                        counts[FAILURE] = FAILURE_BILL_FULL
+                        return
+                    counts[BILL_ROWS] += ONE
+                    bill_keys[at, 0] = bill_key
+                    bill_keys[at, 1] = bill_operations
+                bill_counts[at] += ONE
+        # What the guest saw, against the reference.
+        undefined = U64(true_undefined[i])
+        if story != true_story or (story != _NOTHING and ((seen ^ true_value) & ~undefined) != ZERO):
+            is_declared = rule != ZERO
+            if not is_declared and group == _MATCH and vcpu[v, STALE_SLOTS] != ZERO:
+                is_declared = True
+                rule = _R_STALE_EFFECTIVE
+            if not is_declared and story == true_story:
+                allowed = vcpu[v, U64(DECLARED) + _FOUR] | (vcpu[v, U64(DECLARED) + _FIVE] << _32)
+                if story == _STORY_READ:
+                    allowed = vcpu[v, U64(DECLARED) + slot]
+                if ((seen ^ true_value) & ~undefined & ~allowed) == ZERO:
+                    is_declared = True
+                    rule = vcpu[v, DECLARED_RULE]
+                    if rule == ZERO:
+                        rule = _R_EMULATED_MASKS
+            if is_declared:
+                declared[rule - ONE, 0] += ONE
+                if declared[rule - ONE, 1] == ZERO:
+                    declared[rule - ONE, 1] = first_event + U64(i) + ONE
+                lane_raised = story >= _STORY_DB_FAULT
+                true_raised = true_story >= _STORY_DB_FAULT
+                if story != true_story:
+                    if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or group == _MATCH:
+                        vcpu[v, U64(DECLARED) + _FOUR] |= DR6_CAUSES
+                        vcpu[v, U64(DECLARED) + _FIVE] |= DR7_GD
+                        vcpu[v, DECLARED_RULE] = rule
+                    if is_write and lane_raised != true_raised:
+                        vcpu[v, U64(DECLARED) + slot] = ~ZERO
+                        vcpu[v, DECLARED_RULE] = rule
+            else:
+                counts[DIVERGED] += ONE
+                if counts[FIRST_EVENT] == ZERO:
+                    counts[FIRST_EVENT] = first_event + U64(i) + ONE
+                    counts[FIRST_VCPU] = v
+                    counts[FIRST_KIND] = U64(kind)
+                    counts[FIRST_REGISTER] = register
+                    counts[FIRST_STORY] = story
+                    counts[FIRST_VALUE] = seen
+                    counts[FIRST_TRUE_STORY] = true_story
+                    counts[FIRST_TRUE_VALUE] = true_value
+        if story != _NOTHING:
+            counts[DIGEST] += mixed(first_event + U64(i), v, story, seen & ~undefined)
+        if true_story >= _STORY_DB_FAULT and true_story != _STORY_NOT_TAKEN:
+            vcpu[v, U64(TRUE) + _FOUR] = true_value & LOW_32
+            vcpu[v, U64(TRUE) + _FIVE] = true_value >> _32
+            vcpu[v, TRUE_UNDEFINED] = undefined
+        elif is_write and true_story == _NOTHING and (mark & _NOT_RETIRED) == ZERO:
+            vcpu[v, U64(TRUE) + slot] = true_value
+            if slot == _FOUR:
+                vcpu[v, TRUE_UNDEFINED] = ZERO
+            if story < _STORY_DB_FAULT:
+                vcpu[v, U64(DECLARED) + slot] = ZERO
+                if slot < _FOUR:
+                    vcpu[v, STALE_SLOTS] &= ~(ONE << slot)
+                if taint != ZERO:
+                    masks_rule = rule if rule != ZERO else _R_EMULATED_MASKS
+                    if ((declares >> (masks_rule - ONE)) & ONE) != ZERO:
+                        vcpu[v, U64(DECLARED) + slot] = taint
+                        vcpu[v, DECLARED_RULE] = masks_rule
+        if level >= LEVEL_DECISIONS:
+            key = event_key | (story << _KEY_STORY)
+            at = (key ^ (event_operations * U64(0x9E37_79B9_7F4A_7C15))) * U64(0xBF58_476D_1CE4_E5B9)
+            at = (at >> _40) & decision_mask
+            while decision_numbers[at] != ZERO and (
+                decision_keys[at, 0] != key or decision_keys[at, 1] != event_operations
+            ):
+                at = (at + ONE) & decision_mask
+            number = decision_numbers[at]
+            if number == ZERO:
+                number = counts[DECISION_ROWS] + ONE
+                if number < _UNNUMBERED and number < decision_mask:
+                    counts[DECISION_ROWS] = number
+                    decision_numbers[at] = number
+                    decision_keys[at, 0] = key
+                    decision_keys[at, 1] = event_operations
+                    decisions[number - ONE, 0] = key
+                    decisions[number - ONE, 1] = event_operations
+                else:
+                    number = _UNNUMBERED + ONE
+            out_decisions[i] = number - ONE
+            if level >= LEVEL_FULL:
+                out_stories[i] = story
+                out_values[i] = seen

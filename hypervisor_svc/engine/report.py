@@ -1,0 +1,287 @@
+"""Turns counters into the contract's report: integers and names only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exitlab.events import EventKind
+from exitlab.v1 import events_pb2, outcome_pb2, policy_pb2, report_pb2
+from hypervisor_svc.arch import reference as ref
+from hypervisor_svc.arch.story import Story
+from hypervisor_svc.engine import records
+from hypervisor_svc.engine.vocabulary import Deviation
+
+if TYPE_CHECKING:
+    from hypervisor_svc.engine.engine import Engine, Reference
+    from hypervisor_svc.engine.lane import Lane
+
+_BYTE: Final = 0xFF
+_SCHEMA: Final = 1
+_DB_SLOTS: Final = 4
+
+
+def _operations(packed: int, msr_accesses: int = 0) -> policy_pb2.OperationCounts:
+    return policy_pb2.OperationCounts(
+        dr_reads=packed & _BYTE,
+        dr_writes=packed >> 8 & _BYTE,
+        vmreads=packed >> 16 & _BYTE,
+        vmwrites=packed >> 24 & _BYTE,
+        msr_accesses=msr_accesses,
+    )
+
+
+def decision(number: int, words: records.Words) -> outcome_pb2.Decision:
+    """Return a decision's key as the contract's message."""
+    key, operations = int(words[0]), int(words[1])
+    account = key >> records.KEY_ACCOUNT_SHIFT & 7
+    return outcome_pb2.Decision(
+        number=number,
+        exited=account in (records.ACCOUNT_EXIT, records.ACCOUNT_SIGNAL),
+        reason=key & 0xFFFF_FFFF,
+        sub_reason=policy_pb2.SubReason.ValueType(key >> records.KEY_SUB_REASON_SHIFT & _BYTE),
+        exit_class=policy_pb2.ExitClass.ValueType(key >> records.KEY_CLASS_SHIFT & 3),
+        emulated=bool(key & records.KEY_EMULATED),
+        reexecuted=bool(key & records.KEY_REEXECUTED),
+        window_opened=bool(key & records.KEY_OPENED),
+        window_closed=bool(key & records.KEY_CLOSED),
+        story=outcome_pb2.Story.ValueType(key >> records.KEY_STORY_SHIFT & 15),
+        synchronization=_operations(operations & 0xFFFF_FFFF),
+        standing=_operations(operations >> records.STANDING_SHIFT),
+    )
+
+
+def _pattern(key: int, operations: int, count: int) -> report_pb2.PatternCount:
+    return report_pb2.PatternCount(
+        reason=key & 0xFFFF_FFFF,
+        sub_reason=policy_pb2.SubReason.ValueType(key >> records.KEY_SUB_REASON_SHIFT & _BYTE),
+        account=report_pb2.Account.ValueType(key >> records.KEY_ACCOUNT_SHIFT & 7),
+        exit_class=policy_pb2.ExitClass.ValueType(key >> records.KEY_CLASS_SHIFT & 3),
+        emulated=bool(key & records.KEY_EMULATED),
+        skipped_debug_controls=bool(key & records.KEY_SKIPPED),
+        synchronization=_operations(operations & 0xFFFF_FFFF),
+        standing=_operations(operations >> records.STANDING_SHIFT, key >> records.KEY_MSR_SHIFT & _BYTE),
+        count=count,
+    )
+
+
+def _describe(story: int, value: int) -> str:
+    if story == Story.NOTHING:
+        return "nothing to be seen"
+    if story == Story.READ:
+        return f"{value:#x}"
+    exceptions = {
+        Story.DB_FAULT: "#DB before the instruction",
+        Story.DB_TRAP: "#DB after the instruction",
+        Story.UD: "#UD",
+        Story.GP: "#GP(0)",
+        Story.GP_SKIPPED: "#GP(0) with the instruction skipped",
+    }
+    name = exceptions.get(Story(story), Story(story).name)
+    return f"{name} (DR6 {value & 0xFFFF_FFFF:#x}, DR7 {value >> 32:#x})"
+
+
+def _event_name(kind: int, register: int) -> str:
+    if kind == EventKind.MOV_TO_DR:
+        return f"MOV to DR{register}"
+    if kind == EventKind.MOV_FROM_DR:
+        return f"MOV from DR{register}"
+    return EventKind(kind).name
+
+
+def _finding(
+    numbers: tuple[int, int, int, int], story: tuple[int, int], expected: tuple[int, int], where: tuple[str, str]
+) -> report_pb2.Finding:
+    event, vcpu, kind, register = numbers
+    here, there = where
+    if kind not in (EventKind.MOV_TO_DR, EventKind.MOV_FROM_DR):
+        register = 0
+    shown = expected[1] if expected[0] != Story.NOTHING else 0
+    return report_pb2.Finding(
+        event=event,
+        vcpu=vcpu,
+        kind=events_pb2.EventKind.ValueType(kind),
+        register=register,
+        story=outcome_pb2.Story.ValueType(story[0]),
+        value=story[1],
+        expected_story=outcome_pb2.Story.ValueType(expected[0]),
+        expected_value=shown,
+        what=f"{_event_name(kind, register)}: {here} {_describe(*story)}; {there} {_describe(expected[0], shown)}",
+    )
+
+
+def _registers(db: list[int], dr6: int, dr7: int, undefined: int) -> report_pb2.DebugRegisters:
+    return report_pb2.DebugRegisters(db=db, dr6=dr6, dr7=dr7, undefined_dr6=undefined)
+
+
+def _reference_report(one: Reference) -> report_pb2.ReferenceReport:
+    counts = [int(count) for count in one.counts]
+    report = report_pb2.ReferenceReport(
+        vendor=policy_pb2.Vendor.ValueType(one.key.vendor),
+        features=one.key.features,
+        recorded_reads=counts[ref.RECORDED_READS],
+        disagreements=counts[ref.DISAGREEMENTS],
+        agreements_without_payloads=counts[ref.AGREEMENTS_UNAIDED],
+        recorded_dr6_reads=counts[ref.DR6_READS],
+        contradictions=counts[ref.CONTRADICTIONS],
+        story_digest=counts[ref.DIGEST],
+        registers=[
+            _registers(
+                [int(row[slot]) for slot in range(_DB_SLOTS)],
+                int(row[ref.DR6]),
+                int(row[ref.DR7]),
+                int(row[ref.UNDEFINED]),
+            )
+            for row in one.state
+        ],
+    )
+    if counts[ref.FIRST_EVENT]:
+        numbers = (
+            counts[ref.FIRST_EVENT] - 1,
+            counts[ref.FIRST_VCPU],
+            int(EventKind.MOV_FROM_DR),
+            counts[ref.FIRST_REGISTER],
+        )
+        recorded = (int(Story.READ), counts[ref.FIRST_RECORDED])
+        read = (int(Story.READ), counts[ref.FIRST_READ])
+        report.first_disagreement.CopyFrom(
+            _finding(numbers, read, recorded, ("the architecture reads", "the recording has"))
+        )
+    return report
+
+
+def _window_buckets(sizes: records.Words) -> list[report_pb2.WindowBucket]:
+    buckets = []
+    for bucket in sizes.nonzero()[0]:
+        low = high = int(bucket)
+        if bucket >= records.WINDOW_EXACT:
+            bits = int(bucket) - records.WINDOW_EXACT + 7
+            low, high = 1 << (bits - 1), (1 << bits) - 1
+        buckets.append(report_pb2.WindowBucket(from_accesses=low, to_accesses=high, windows=int(sizes[bucket])))
+    return buckets
+
+
+def _leak_counts(leaks: records.Words) -> list[report_pb2.LeakCount]:
+    return [
+        report_pb2.LeakCount(
+            kind=report_pb2.LeakKind.ValueType(int(kind) + 1),
+            register=int(register),
+            owner=int(owner) - 1,
+            count=int(leaks[kind, register, owner]),
+        )
+        for kind, register, owner in zip(*leaks.nonzero(), strict=True)
+    ]
+
+
+def _vcpu_reports(lane: Lane, one: Reference) -> list[report_pb2.VcpuReport]:
+    reports = []
+    for vcpu, row in enumerate(lane.state.vcpus):
+        db, dr6, dr7 = lane.final_registers(vcpu)
+        reports.append(
+            report_pb2.VcpuReport(
+                vcpu=vcpu,
+                guest_cycles=int(one.state[vcpu, ref.CYCLES]),
+                mov_dr_executed=int(row[records.EXECUTED]),
+                mov_dr_trapped=int(row[records.TRAPPED]),
+                windows=int(row[records.WINDOWS]),
+                exits_by_class=[int(row[records.EXITS_BY_CLASS + k]) for k in range(3)],
+                registers=_registers(db, dr6, dr7, int(one.state[vcpu, ref.UNDEFINED])),
+            )
+        )
+    return reports
+
+
+def _differ(vcpus: list[report_pb2.VcpuReport], lane: Lane, one: Reference) -> bool:
+    """Tell whether registers at the end differ from the architecture's, beyond what is declared."""
+    for vcpu, row in zip(vcpus, lane.state.vcpus, strict=True):
+        truth = [int(word) for word in one.state[vcpu.vcpu, : ref.DR7 + 1]]
+        found = [*vcpu.registers.db, vcpu.registers.dr6, vcpu.registers.dr7]
+        for slot, (here, there) in enumerate(zip(found, truth, strict=True)):
+            allowed = int(row[records.DECLARED + slot])
+            if slot == ref.DR6:
+                allowed |= vcpu.registers.undefined_dr6
+            if (here ^ there) & ~allowed:
+                return True
+    return False
+
+
+def _lane_report(lane: Lane, one: Reference) -> report_pb2.LaneReport:
+    state = lane.state
+    counts = [int(count) for count in state.counts]
+    vcpus = _vcpu_reports(lane, one)
+    report = report_pb2.LaneReport(
+        policy=lane.message.name,
+        vendor=lane.message.vendor,
+        features=one.key.features,
+        claims_correct=lane.message.claims_correct,
+        patterns=[_pattern(*key, count) for key, count in sorted(lane.bill().items())],
+        vcpus=vcpus,
+        window_sizes=_window_buckets(state.window_sizes),
+        leaks=_leak_counts(state.leaks),
+        latent_hazards=counts[records.LATENT],
+        host_blind=counts[records.HOST_BLIND],
+        intercept_switches=counts[records.SWITCHES],
+        diverged_events=counts[records.DIVERGED],
+        declared=[
+            report_pb2.DeclaredCount(rule=rule.name, events=int(events), first_event=int(first) - 1)
+            for rule, (events, first) in zip(Deviation, state.declared, strict=True)
+            if events
+        ],
+        story_digest=counts[records.DIGEST],
+    )
+    if counts[records.FIRST_EVENT]:
+        numbers = (counts[records.FIRST_EVENT] - 1, *counts[records.FIRST_VCPU : records.FIRST_REGISTER + 1])
+        report.first_divergence.CopyFrom(
+            _finding(
+                numbers,  # type: ignore[arg-type]  # four integers
+                (counts[records.FIRST_STORY], counts[records.FIRST_VALUE]),
+                (counts[records.FIRST_TRUE_STORY], counts[records.FIRST_TRUE_VALUE]),
+                ("the guest sees", "the architecture shows"),
+            )
+        )
+    conflicts = int(one.counts[ref.CONFLICTS])
+    if conflicts:
+        event = int(one.counts[ref.CONFLICT_EVENT]) - 1
+        report.verdict = report_pb2.VERDICT_NOT_COMPARABLE
+        report.note = f"from event {event} on the leading reference decides a conditional event otherwise"
+    elif report.diverged_events or _differ(vcpus, lane, one):
+        report.verdict = report_pb2.VERDICT_DIVERGED
+        if not report.diverged_events:
+            report.note = "no event differs, but registers at the end do"
+    elif report.declared or _declared_remains(vcpus, one):
+        report.verdict = report_pb2.VERDICT_SAME_BUT_DECLARED
+    else:
+        report.verdict = report_pb2.VERDICT_SAME
+    return report
+
+
+def _declared_remains(vcpus: list[report_pb2.VcpuReport], one: Reference) -> bool:
+    """Tell whether registers at the end differ at all; called where any difference is declared."""
+    for vcpu in vcpus:
+        row = one.state[vcpu.vcpu]
+        truth = [int(word) for word in row[: ref.DR7 + 1]]
+        found = [*vcpu.registers.db, vcpu.registers.dr6, vcpu.registers.dr7]
+        found[ref.DR6] = (found[ref.DR6] & ~vcpu.registers.undefined_dr6) | (
+            truth[ref.DR6] & vcpu.registers.undefined_dr6
+        )
+        if found != truth:
+            return True
+    return False
+
+
+def make_report(engine: Engine) -> report_pb2.Report:
+    """Return the report of everything applied so far."""
+    config = engine.config
+    kinds = engine.events_by_kind.astype(np.uint64)
+    advances = int(kinds[EventKind.ADVANCE])
+    return report_pb2.Report(
+        schema=_SCHEMA,
+        events=engine.applied_events - advances,
+        references=[_reference_report(one) for one in engine.references.values()],
+        lanes=[
+            _lane_report(lane, engine.references[spec.key])
+            for spec, lane in zip(config.lanes, engine.lanes, strict=True)
+        ],
+        events_by_kind=[int(count) for count in kinds[: len(EventKind) + 1]],
+    )

@@ -1,0 +1,271 @@
+"""Policy tables as the loop reads them, and the checks that a table must pass.
+
+A table is data and may come from anywhere, so it is refused whole, with the moment and the state
+that is wrong, before any event is run by it.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+
+from exitlab.v1 import policy_pb2
+from hypervisor_svc.engine.profile import ClassRule
+from hypervisor_svc.engine.records import KEEP_MEMORY, Words
+from hypervisor_svc.engine.vocabulary import (
+    INPUT_SIZES,
+    SHOWN_INPUTS,
+    SVM_COSTS,
+    VMX_COSTS,
+    Action,
+    Check,
+    Deviation,
+    Input,
+    Moment,
+    Operations,
+    Quirk,
+)
+
+MAX_MEMORIES: Final = 8
+_ENTER_MOMENTS: Final = (Moment.GAIN_RESIDENCE, Moment.ENTER_SESSION, Moment.ENTER_LOOP, Moment.ENTER_GUEST)
+_SAVES: Final = (Action.SAVE_DR0_3, Action.SAVE_DR6, Action.SAVE_DR7)
+_ANSWERS: Final = (Action.EMULATE, Action.INJECT, Action.REEXECUTE, Action.WRITE_THROUGH)
+
+
+class BadTable(ValueError):
+    """A policy table that cannot be run; the message names the policy, the moment and the state."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """A checked policy table as arrays.
+
+    ``cells[bases[moment] + sum(strides[moment, input] * value)]`` is the set of micro-actions as
+    bits; a base of 2^64-1 stands for a moment that does nothing.
+    """
+
+    bases: Words  # (moments,)
+    strides: Words  # (moments, inputs)
+    cells: Words
+    next_memories: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    costs: Words  # (actions,) operations packed as in records
+    check_order: int  # two bits for each of the eight conditions
+    quirks: Quirk
+    declares: int
+    class_rules: tuple[ClassRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One row of a table, with the state it answers."""
+
+    moment: Moment
+    state: dict[Input, int]
+    actions: frozenset[Action]
+    next_memory: int
+
+    def where(self) -> str:
+        state = ", ".join(f"{key.name.lower()}={value}" for key, value in self.state.items()) or "always"
+        return f"{self.moment.name} ({state})"
+
+
+def pack_operations(operations: Operations | policy_pb2.OperationCounts) -> int:
+    """Return operations packed as the loop counts them: reads, writes, VMREADs, VMWRITEs, MSRs."""
+    parts = (
+        operations.dr_reads,
+        operations.dr_writes,
+        operations.vmreads,
+        operations.vmwrites,
+        operations.msr_accesses,
+    )
+    if max(parts) > 63:  # noqa: PLR2004  # eight bits a count, and an exit sums several cells
+        message = f"an action costs {max(parts)} operations; 63 is the most"
+        raise BadTable(message)
+    return sum(part << (8 * k) for k, part in enumerate(parts))
+
+
+def _order_codes(order: list[str], name: str) -> int:
+    try:
+        checks = [Check[word] for word in order]
+    except KeyError as error:
+        message = f"{name}: check_order has {error.args[0]}, expected UD, GP and GD"
+        raise BadTable(message) from None
+    if sorted(checks) != [Check.UD, Check.GP, Check.GD]:
+        message = f"{name}: check_order must name UD, GP and GD once each"
+        raise BadTable(message)
+    codes = 0
+    bits = {Check.UD: 1, Check.GP: 2, Check.GD: 4}
+    for condition in range(8):
+        first = next((check for check in checks if condition & bits[check]), Check.NONE)
+        codes |= first << (2 * condition)
+    return codes
+
+
+def _moment_cells(
+    name: str, rows: policy_pb2.MomentTable, actions: list[Action], memories: int
+) -> tuple[Moment, list[Input], Iterator[_Cell]]:
+    moment = Moment(rows.moment - 1)
+    try:
+        inputs = [Input[word.upper()] for word in rows.inputs]
+    except KeyError as error:
+        message = f"{name}: {moment.name} asks for {error.args[0].lower()}, which is no input"
+        raise BadTable(message) from None
+    for wanted in inputs:
+        if wanted not in SHOWN_INPUTS[moment]:
+            message = f"{name}: {moment.name} asks for {wanted.name.lower()}, which is not shown there"
+            raise BadTable(message)
+    sizes = [memories if wanted is Input.MEMORY else INPUT_SIZES[wanted] for wanted in inputs]
+    if list(rows.sizes) != sizes or len(set(inputs)) != len(inputs):
+        message = f"{name}: {moment.name} has input sizes {list(rows.sizes)}, expected {sizes}"
+        raise BadTable(message)
+    count = math.prod(sizes)
+    if len(rows.actions) != count or len(rows.next_memory) != count:
+        lacking = min(len(rows.actions), len(rows.next_memory))
+        message = f"{name}: {moment.name} has {lacking} rows for {count} states"
+        if lacking < count:
+            state = dict(zip(inputs, np.unravel_index(lacking, sizes), strict=True)) if inputs else {}
+            message += f"; the first without an answer is {_Cell(moment, state, frozenset(), 0).where()}"
+        raise BadTable(message)
+
+    def cells() -> Iterator[_Cell]:
+        states = itertools.product(*(range(size) for size in sizes))
+        for state, bits, memory in zip(states, rows.actions, rows.next_memory, strict=True):
+            if bits >> len(actions):
+                message = f"{name}: {moment.name} uses an action without a name (bit {bits.bit_length() - 1})"
+                raise BadTable(message)
+            chosen = frozenset(action for k, action in enumerate(actions) if bits >> k & 1)
+            yield _Cell(moment, dict(zip(inputs, state, strict=True)), chosen, memory)
+
+    return moment, inputs, cells()
+
+
+def _check_cell(name: str, cell: _Cell, memories: int) -> None:
+    """Refuse what no hypervisor could mean."""
+    problem = ""
+    has = cell.actions.__contains__
+    if cell.next_memory != KEEP_MEMORY and cell.next_memory >= memories:
+        problem = f"next memory {cell.next_memory} does not exist"
+    elif has(Action.REEXECUTE) and not has(Action.DISARM):
+        problem = "re-executes with the intercept still on: the same access would exit for ever"
+    elif has(Action.REEXECUTE) and has(Action.EMULATE):
+        problem = "emulates and re-executes the same access"
+    elif has(Action.ARM) and has(Action.DISARM):
+        problem = "arms and disarms at once"
+    elif cell.moment in _ENTER_MOMENTS and any(map(has, _SAVES)):
+        problem = "saves on the way into the guest, where the hardware is not yet the guest's"
+    elif cell.moment is not Moment.DR_TRAPPED and any(map(has, _ANSWERS)):
+        problem = "answers a MOV DR where none trapped"
+    elif cell.moment is Moment.DR_TRAPPED and not any(map(has, _ANSWERS)):
+        problem = "leaves a trapped MOV DR without an answer"
+    elif has(Action.INJECT) and cell.state.get(Input.CHECK, Check.NONE) == Check.NONE:
+        problem = "injects a fault although every check passed"
+    if problem:
+        message = f"{name}: at {cell.where()} the table {problem}"
+        raise BadTable(message)
+
+
+def _check_whole(table: policy_pb2.PolicyTable, cells: list[_Cell]) -> None:
+    used = frozenset().union(*(cell.actions for cell in cells)) if cells else frozenset()
+    if Action.HOST_RESTORE_SAVED in used and Action.HOST_SAVE not in used:
+        message = f"{table.name}: restores a saved host state that nothing saves"
+        raise BadTable(message)
+    for cell in cells:
+        if Action.DISARM in cell.actions and table.claims_correct:
+            loads = Action.LOAD_DR0_3 in cell.actions or any(
+                Action.LOAD_DR0_3 in other.actions for other in cells if other.moment in _ENTER_MOMENTS
+            )
+            if not loads:
+                message = (
+                    f"{table.name}: at {cell.where()} the intercept goes off and no way into the guest "
+                    "loads its registers, yet the policy claims to be correct"
+                )
+                raise BadTable(message)
+    can_trap = table.initially_armed or Action.ARM in used
+    if can_trap and not any(cell.moment is Moment.DR_TRAPPED for cell in cells):
+        message = f"{table.name}: intercepts MOV DR but has no answer at DR_TRAPPED"
+        raise BadTable(message)
+
+
+_Word = TypeVar("_Word", Action, Quirk, Deviation)
+
+
+def _named(kind: type[_Word], word: str, name: str) -> _Word:
+    try:
+        return kind[word]
+    except KeyError:
+        message = f"{name}: {word} is no {kind.__name__.lower()}"
+        raise BadTable(message) from None
+
+
+def _costs(table: policy_pb2.PolicyTable) -> Words:
+    defaults = SVM_COSTS if table.vendor == policy_pb2.VENDOR_SVM else VMX_COSTS
+    costs = np.zeros(len(Action), np.uint64)
+    for action, operations in defaults.items():
+        costs[action] = pack_operations(operations)
+    for cost in table.costs:
+        costs[_named(Action, cost.action, table.name)] = pack_operations(cost.operations)
+    return costs
+
+
+def make_table(table: policy_pb2.PolicyTable) -> Table:
+    """Check ``table`` and return it as arrays.
+
+    Raises:
+        BadTable: naming the policy, the moment and the state.
+    """
+    if not 1 <= len(table.memories) <= MAX_MEMORIES:
+        message = f"{table.name}: has {len(table.memories)} memories, expected 1 to {MAX_MEMORIES}"
+        raise BadTable(message)
+    actions = [_named(Action, word, table.name) for word in table.actions]
+    bases = np.full(len(Moment), ~np.uint64(0), np.uint64)
+    strides = np.zeros((len(Moment), len(Input)), np.uint64)
+    everything: list[_Cell] = []
+    for rows in table.moments:
+        if not 1 <= rows.moment <= len(Moment):
+            message = f"{table.name}: moment {rows.moment} does not exist"
+            raise BadTable(message)
+        moment, inputs, cells = _moment_cells(table.name, rows, actions, len(table.memories))
+        if bases[moment] != ~np.uint64(0):
+            message = f"{table.name}: {moment.name} is there twice"
+            raise BadTable(message)
+        bases[moment] = len(everything)
+        stride = 1
+        for wanted, size in zip(reversed(inputs), reversed(rows.sizes), strict=True):
+            strides[moment, wanted] = stride
+            stride *= size
+        everything.extend(cells)
+    for cell in everything:
+        _check_cell(table.name, cell, len(table.memories))
+    _check_whole(table, everything)
+    bits = [sum(1 << action for action in cell.actions) for cell in everything]
+    quirks = Quirk(0)
+    for word in table.quirks:
+        quirks |= _named(Quirk, word, table.name)
+    return Table(
+        bases=bases,
+        strides=strides,
+        cells=np.array(bits or [0], np.uint64),
+        next_memories=np.array([cell.next_memory for cell in everything] or [KEEP_MEMORY], np.uint8),
+        costs=_costs(table),
+        check_order=_order_codes(list(table.check_order), table.name),
+        quirks=quirks,
+        declares=sum(1 << _named(Deviation, rule.rule, table.name) for rule in table.deviations),
+        class_rules=tuple(
+            ClassRule(rule.reason, rule.sub_reason or None, rule.exit_class) for rule in table.classes
+        ),
+    )
+
+
+def emulates_reads(table: Table) -> bool:
+    """Tell whether a trapped read with nothing in its way is emulated rather than run again."""
+    base = table.bases[Moment.DR_TRAPPED]
+    return base != ~np.uint64(0) and bool(int(table.cells[base]) >> Action.EMULATE & 1)
+
+
+def saves_at_exit(table: Table) -> bool:
+    """Tell whether every exit saves DR6, so that the shadow is current outside the guest."""
+    base = table.bases[Moment.LEAVE_GUEST]
+    return base != ~np.uint64(0) and bool(int(table.cells[base]) >> Action.SAVE_DR6 & 1)
