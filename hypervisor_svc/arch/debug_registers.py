@@ -33,6 +33,7 @@ DR6_RESET: Final = U64(debugreg.DR6_RESET)
 DR6_TRAP_BITS: Final = U64(debugreg.DR6_TRAP_BITS)
 DR6_CAUSES: Final = U64(debugreg.DR6_CAUSES)
 DR6_BD: Final = U64(debugreg.DR6_BD)
+DR6_RTM: Final = U64(debugreg.DR6_RTM)
 DR7_RESET: Final = U64(debugreg.DR7_RESET)
 DR7_FIXED: Final = U64(debugreg.DR7_FIXED)
 DR7_WRITABLE: Final = U64(debugreg.DR7_WRITABLE)
@@ -77,8 +78,12 @@ def canonical_dr7(value):  # type: ignore[no-untyped-def]  # numba infers
 
 @compiled()
 def dr6_after_db(dr6, cause):  # type: ignore[no-untyped-def]  # numba infers
-    """Return DR6 after a debug exception: B0 to B3 replaced, all other causes sticky."""
-    return (dr6 & ~DR6_TRAP_BITS) | cause
+    """Return DR6 after a debug exception: B0 to B3 replaced, all other causes sticky.
+
+    The RTM bit is set, since no exception here comes from within a transactional region; the
+    bus-lock bit stays as it is.
+    """
+    return (dr6 & ~DR6_TRAP_BITS) | DR6_RTM | cause
 
 
 @compiled()

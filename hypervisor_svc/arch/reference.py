@@ -80,6 +80,7 @@ _WRITE: Final = int(EventKind.WRITE)
 _EXCEPTION: Final = int(EventKind.EXCEPTION)
 _STAGE: Final = int(EventKind.STAGE)
 _SET_DEBUGREGS: Final = int(EventKind.SET_DEBUGREGS)
+_HOST_BREAKPOINTS: Final = int(EventKind.HOST_BREAKPOINTS)
 _RESET: Final = int(EventKind.RESET)
 _INIT: Final = int(EventKind.INIT)
 _STATE: Final = int(EventKind.STATE)
@@ -93,6 +94,7 @@ _NOT_RETIRED: Final = U64(Mark.NOT_RETIRED)
 _IF_FAULT: Final = U64(Mark.IF_FAULT)
 _IF_OK: Final = U64(Mark.IF_OK)
 _CPL: Final = U64(Mode.CPL)
+_RF: Final = U64(Mode.RF)
 _OPERAND_32: Final = U64(Mode.OPERAND_32)
 _TWO: Final = U64(2)
 _THREE: Final = U64(3)
@@ -151,8 +153,8 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PL
 ):
     """Run a checked block; fill ``stories``, ``story_values`` and ``undefined``, one value an event.
 
-    For a MOV to a debug register and for STAGE that show nothing, the story value is the value that
-    the register then holds, so that lanes need not work it out again.
+    For a MOV to a debug register that shows nothing, the story value is the value that the register
+    then holds, so that lanes need not work it out again.
     """
     for i in range(U64(kinds.size)):
         kind = kinds[i]
@@ -251,7 +253,8 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PL
             elif fault == FAULT_GD:
                 story = DB_FAULT
         elif kind == _FETCH or kind == _READ or kind == _WRITE:
-            if is_computed and (state[v, DR7] & DR7_ENABLES) != ZERO:
+            is_resumed = kind == _FETCH and (U64(modes[i]) & _RF) != ZERO
+            if is_computed and not is_resumed and (state[v, DR7] & DR7_ENABLES) != ZERO:
                 access = ACCESS_FETCH if kind == _FETCH else (ACCESS_READ if kind == _READ else ACCESS_WRITE)
                 hits = matching_slots(
                     access, value, arg, state[v, 0], state[v, 1], state[v, 2], state[v, 3], state[v, DR7]
@@ -280,17 +283,18 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PL
         elif kind == _STATE:
             state[v, HAS_DE] = value & ONE
         elif kind == _STAGE:
-            seen = value
-            if arg == _FOUR:
-                seen = canonical_dr6(value & LOW_32, writable_dr6)
-            elif arg == U64(5):
-                seen = canonical_dr7(value & LOW_32)
-            state[v, U64(STAGED) + arg] = seen
+            state[v, U64(STAGED) + arg] = value
         elif kind == _SET_DEBUGREGS:
             for k in range(U64(6)):
                 state[v, k] = state[v, U64(STAGED) + k]
+                state[v, U64(STAGED) + k] = ZERO
+            state[v, DR6] = canonical_dr6(state[v, DR6] & LOW_32, writable_dr6)
+            state[v, DR7] = canonical_dr7(state[v, DR7])
             state[v, DR6_UNAIDED] = state[v, DR6]
             state[v, UNDEFINED] = ZERO
+        elif kind == _HOST_BREAKPOINTS:
+            for k in range(U64(6)):
+                state[v, U64(STAGED) + k] = ZERO
         elif kind == _RESET or kind == _INIT:
             for k in range(U64(4)):
                 state[v, k] = ZERO
@@ -298,6 +302,7 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PL
             state[v, DR6_UNAIDED] = DR6_RESET
             state[v, DR7] = DR7_RESET
             state[v, UNDEFINED] = ZERO
+            state[v, HAS_DE] = ZERO
         if story == DB_FAULT or story == DB_TRAP:
             state[v, DR6] = dr6_after_db(state[v, DR6], cause)
             if kind != _EXCEPTION:
@@ -309,7 +314,7 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PL
             seen = state[v, DR6] | (state[v, DR7] << _32)
             undefined[i] = np.uint32(state[v, UNDEFINED])
         if conditional == ZERO and kind < _FIRST_ASYNCHRONOUS:
-            state[v, FAULTED] = ONE if story >= DB_FAULT else ZERO
+            state[v, FAULTED] = ONE if story >= DB_FAULT or kind == _EXCEPTION else ZERO
         stories[i] = story
         story_values[i] = seen
         if story != NOTHING:

@@ -25,6 +25,7 @@ from hypervisor_svc.arch.debug_registers import (
     DR6_BD,
     DR6_CAUSES,
     DR6_RESET,
+    DR6_RTM,
     DR6_TRAP_BITS,
     DR7_ENABLES,
     DR7_FIXED,
@@ -133,7 +134,6 @@ from hypervisor_svc.engine.records import (
     TRAP_OPERATIONS,
     TRAPPED,
     TRUE,
-    TRUE_STAGED,
     TRUE_UNDEFINED,
     UNINTERCEPTED,
     WINDOW,
@@ -197,6 +197,7 @@ _RETIRED: Final = U64(Mark.RETIRED)
 _NOT_RETIRED: Final = U64(Mark.NOT_RETIRED)
 _CLASS_SHIFT: Final = U64(6)
 _CPL: Final = U64(Mode.CPL)
+_RF: Final = U64(Mode.RF)
 _OPERAND_32: Final = U64(Mode.OPERAND_32)
 
 _TWO: Final = U64(2)
@@ -282,6 +283,7 @@ _A_CONTROLS_ON: Final = U64(1 << Action.CONTROLS_ON)
 _A_DISARM: Final = U64(1 << Action.DISARM)
 _A_REEXECUTE: Final = U64(1 << Action.REEXECUTE)
 _COSTED: Final = len(Action)
+_RECOMPUTE_INDEX: Final = int(Action.RECOMPUTE)
 _HOST_RESTORE_INDEX: Final = int(Action.HOST_RESTORE)
 
 _I_MEMORY: Final = int(Input.MEMORY)
@@ -518,7 +520,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         if is_svm:
                             code = U64(0x30 if is_write else 0x20) + arg
                         if not is_retired:
-                            gd = (vcpu[v, FIELD_DR7] & DR7_GD) != ZERO
+                            gd = (physical[p, HARDWARE_DR7] & DR7_GD) != ZERO  # what the exit saves in the field
                             condition = (
                                 (ONE if is_undefined else ZERO)
                                 | (_TWO if is_unprivileged else ZERO)
@@ -562,7 +564,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             if vcpu[v, WINDOW] == _WINDOW_OPEN:
                                 vcpu[v, WINDOW_SIZE] += ONE
                 elif group == _MATCH:
-                    if is_computed and (physical[p, HARDWARE_DR7] & DR7_ENABLES) != ZERO:
+                    is_resumed = kind == _FETCH and (mode & _RF) != ZERO
+                    if is_computed and not is_resumed and (physical[p, HARDWARE_DR7] & DR7_ENABLES) != ZERO:
                         access = ACCESS_WRITE
                         if kind == _FETCH:
                             access = ACCESS_FETCH
@@ -659,28 +662,29 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     step = _CLIMB
             elif step == _DELIVER:
                 if story >= _STORY_DB_FAULT:
-                    if vcpu[v, RUNG] == ZERO:
-                        p = vcpu[v, RESIDENT_ON] - ONE
-                        seen = physical[p, HARDWARE_DR6] | (physical[p, HARDWARE_DR7] << _32)
-                    else:
-                        p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                    # As the handler's first MOV would read them: through a trap, or from the CPU.
+                    is_inside = vcpu[v, RUNG] == ZERO
+                    p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                    is_armed = vcpu[v, ARMED] != ZERO
+                    saves = lane[SAVES_AT_EXIT] != ZERO
+                    if is_inside and (saves or not is_armed):
+                        dr6 = physical[p, HARDWARE_DR6]
+                    elif is_armed or saves:
                         dr6 = vcpu[v, U64(SHADOW) + _FOUR]
-                        dr7 = canonical_dr7(vcpu[v, FIELD_DR7])
-                        if vcpu[v, ARMED] == ZERO:
-                            if lane[SAVES_AT_EXIT] == ZERO:
-                                dr6 = vcpu[v, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
-                        elif lane[EMULATES] != ZERO or vcpu[v, DEBUGGER] != ZERO:
-                            dr7 = vcpu[v, U64(SHADOW) + _FIVE]
-                        else:
-                            dr6 = canonical_dr6(dr6, writable_dr6)
-                        seen = (dr6 & LOW_32) | (dr7 << _32)
+                    else:
+                        dr6 = vcpu[v, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
+                    dr7 = physical[p, HARDWARE_DR7] if is_inside else canonical_dr7(vcpu[v, FIELD_DR7])
+                    if is_armed and (lane[EMULATES] != ZERO or vcpu[v, DEBUGGER] != ZERO):
+                        dr7 = vcpu[v, U64(SHADOW) + _FIVE]
+                    elif is_armed:
+                        dr6 = canonical_dr6(dr6, writable_dr6)
+                    seen = (dr6 & LOW_32) | (dr7 << _32)
                 step = _DONE
             elif step == _HOST:
                 step = _CLIMB
                 target = _OUT_OF_SESSION
                 if kind == _STAGE:
                     vcpu[v, U64(STAGED) + arg] = value
-                    vcpu[v, U64(TRUE_STAGED) + arg] = true_value
                     step = _DONE
                 elif kind == _STATE:
                     vcpu[v, HAS_DE] = value & ONE
@@ -705,7 +709,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     p = selector
                     for k in range(_SIX):
                         physical[p, U64(HOST) + k] = vcpu[v, U64(STAGED) + k]
-                    dr7 = (vcpu[v, U64(STAGED) + _FIVE] & LOW_32) | DR7_FIXED
+                        vcpu[v, U64(STAGED) + k] = ZERO
+                    physical[p, U64(HOST) + _FOUR] = DR6_RESET
+                    dr7 = canonical_dr7(physical[p, HOST_DR7] & LOW_32)
                     physical[p, HOST_DR7] = dr7
                     physical[p, HARDWARE_DR7] = dr7
                     is_active = (dr7 & DR7_ENABLES) != ZERO
@@ -723,7 +729,12 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         reset = DR6_RESET if k == _FOUR else (DR7_RESET if k == _FIVE else ZERO)
                         raw = vcpu[v, U64(STAGED) + k] if is_set else reset
                         raw = raw & LOW_32 if k >= _FOUR else raw
-                        true = vcpu[v, U64(TRUE_STAGED) + k] if is_set else reset
+                        true = raw
+                        if k == _FOUR:
+                            true = canonical_dr6(raw, writable_dr6)
+                        elif k == _FIVE:
+                            true = canonical_dr7(raw)
+                        vcpu[v, U64(STAGED) + k] = ZERO
                         vcpu[v, U64(SHADOW) + k] = raw
                         vcpu[v, U64(TRUE) + k] = true
                         vcpu[v, U64(DECLARED) + k] = ZERO
@@ -731,6 +742,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             vcpu[v, U64(DECLARED) + k] = raw ^ true
                             vcpu[v, DECLARED_RULE] = _R_RAW_READS
                     vcpu[v, TRUE_UNDEFINED] = ZERO
+                    if not is_set:
+                        vcpu[v, HAS_DE] = ZERO
                     control = _CONTROL_DEBUGREGS if is_set else _CONTROL_RESET
                     moment = _CONTROL_CHANGED
             if moment == _NO_MOMENT:
@@ -863,6 +876,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             seen &= LOW_32
                     elif register >= _SIX and (operand >> _32) != ZERO and (mark & _RETIRED) == ZERO:
                         story = _STORY_GP
+                        if (mask & _A_RECOMPUTE) != ZERO:  # nothing was written
+                            mask &= ~_A_RECOMPUTE
+                            operations -= costs[_RECOMPUTE_INDEX]
                         if (quirks & _Q_SKIPS_ON_FAULT) != ZERO:
                             story = _STORY_GP_SKIPPED
                             if ((declares >> (_R_SKIPS_ON_FAULT - ONE)) & ONE) != ZERO:
@@ -896,7 +912,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         elif ((declares >> (_R_GD_KEEPS_TRAP_BITS - ONE)) & ONE) != ZERO:
                             vcpu[c, U64(DECLARED) + _FOUR] |= dr6 & DR6_TRAP_BITS
                             vcpu[c, DECLARED_RULE] = _R_GD_KEEPS_TRAP_BITS
-                        vcpu[c, U64(SHADOW) + _FOUR] = dr6 | DR6_BD
+                        vcpu[c, U64(SHADOW) + _FOUR] = dr6 | DR6_BD | DR6_RTM
                         vcpu[c, U64(SHADOW) + _FIVE] &= ~DR7_GD
                         vcpu[c, FIELD_DR7] &= ~DR7_GD
                         if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
@@ -1075,9 +1091,14 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
         undefined = U64(true_undefined[i])
         if story != true_story or (story != _NOTHING and ((seen ^ true_value) & ~undefined) != ZERO):
             is_declared = rule != ZERO
-            if not is_declared and group == _MATCH and vcpu[v, STALE_SLOTS] != ZERO:
-                is_declared = True
-                rule = _R_STALE_EFFECTIVE
+            if not is_declared and group == _MATCH:
+                marked = vcpu[v, DECLARED] | vcpu[v, U64(DECLARED) + ONE] | vcpu[v, U64(DECLARED) + _TWO]
+                marked |= vcpu[v, U64(DECLARED) + _THREE] | vcpu[v, U64(DECLARED) + _FIVE]
+                if vcpu[v, STALE_SLOTS] != ZERO:
+                    rule = _R_STALE_EFFECTIVE
+                elif marked != ZERO:
+                    rule = vcpu[v, DECLARED_RULE]
+                is_declared = rule != ZERO
             if not is_declared and story == true_story:
                 allowed = vcpu[v, U64(DECLARED) + _FOUR] | (vcpu[v, U64(DECLARED) + _FIVE] << _32)
                 if story == _STORY_READ:
@@ -1087,12 +1108,21 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     rule = vcpu[v, DECLARED_RULE]
                     if rule == ZERO:
                         rule = _R_EMULATED_MASKS
+            if not is_declared and group == _DR and (vcpu[v, U64(DECLARED) + _FIVE] & DR7_GD) != ZERO:
+                if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT:
+                    rule = vcpu[v, DECLARED_RULE]
+                    is_declared = rule != ZERO
             if is_declared:
                 declared[rule - ONE, 0] += ONE
                 if declared[rule - ONE, 1] == ZERO:
                     declared[rule - ONE, 1] = first_event + U64(i) + ONE
                 lane_raised = story >= _STORY_DB_FAULT
                 true_raised = true_story >= _STORY_DB_FAULT
+                if story == true_story and story >= _STORY_DB_FAULT:
+                    difference = (seen ^ true_value) & ~undefined
+                    vcpu[v, U64(DECLARED) + _FOUR] |= difference & LOW_32
+                    vcpu[v, U64(DECLARED) + _FIVE] |= difference >> _32
+                    vcpu[v, DECLARED_RULE] = rule
                 if story != true_story:
                     if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or group == _MATCH:
                         vcpu[v, U64(DECLARED) + _FOUR] |= DR6_CAUSES

@@ -107,9 +107,9 @@ class Checker:
                 recorded = (kinds == EventKind.EXCEPTION) & (selectors == VECTOR_DB)
                 refuse(recorded, "kinds", "a recorded #DB in a session that computes breakpoints")
             refuse(
-                (modes & (Mode.TF | Mode.RF | Mode.INTERRUPT_SHADOW)) != 0,
+                (modes & (Mode.TF | Mode.INTERRUPT_SHADOW)) != 0,
                 "modes",
-                "TF, RF and the interrupt shadow are not modelled yet (modes {value:#x})",
+                "TF and the interrupt shadow are not modelled yet (modes {value:#x})",
             )
         both = Mark.IF_FAULT | Mark.IF_OK
         refuse((marks & both) == both, "marks", "IF_FAULT and IF_OK exclude each other")

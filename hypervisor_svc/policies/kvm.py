@@ -22,6 +22,7 @@ from hypervisor_svc.engine import profile
 from hypervisor_svc.engine.vocabulary import (
     Action,
     Check,
+    Control,
     Debugger,
     Deviation,
     Operations,
@@ -291,7 +292,9 @@ class Kvm(Policy):
         """Put the cause into the shadow DR6, for the exception that is injected."""
         return do(Action.MERGE_DB_SHADOW)
 
-    def control_changed(self, sees: Sees) -> Do | None:  # noqa: ARG002  # answers alike in every state
+    def control_changed(self, sees: Sees) -> Do | None:
         """Take over registers that were set from outside."""
+        if sees.control is Control.HOST_BREAKPOINTS:
+            return None
         effective = (Action.EFFECTIVE,) if self.era.refreshes_effective else ()
         return do(effective, Action.RECOMPUTE)

@@ -8,7 +8,7 @@ the order of operations follows bhyve and NVMM, which do synchronize always.
 """
 
 from exitlab import debugreg
-from hypervisor_svc.engine.vocabulary import Action
+from hypervisor_svc.engine.vocabulary import Action, Control
 from hypervisor_svc.policies.base import Do, Policy, Sees, Vendor, do
 
 _AC = 17
@@ -37,6 +37,8 @@ class SwapEachEntry(Policy):
         host = (Action.HOST_RESTORE,) if sees.host_breakpoints else ()
         return do(Action.SAVE_DR0_3, Action.SAVE_DR6, Action.SAVE_DR7, Action.EFFECTIVE, host)
 
-    def control_changed(self, sees: Sees) -> Do | None:  # noqa: ARG002  # answers alike in every state
+    def control_changed(self, sees: Sees) -> Do | None:
         """Take over registers that were set from outside; the next entry loads them."""
+        if sees.control is Control.HOST_BREAKPOINTS:
+            return None
         return do(Action.EFFECTIVE, Action.LOAD_DR7)

@@ -1,0 +1,243 @@
+"""What every source of events is: its parameters, its facts, its blocks of events.
+
+Nothing here imports numpy, so that names, parameters and errors cost no start-up time.
+
+::
+
+    BadInput
+    └── WorkloadError
+        ├── UnknownWorkload    no workload of that name
+        ├── UnknownParameter   the workload has no parameter of that name
+        ├── BadParameter       a value that the parameter does not take
+        └── TraceError         a recorded trace that cannot be read
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
+
+from guest_svc.errors import BadInput
+
+if TYPE_CHECKING:
+    from exitlab.events import Column, EventColumns
+
+BLOCK_EVENTS: Final = 32_768  # most events of a block unless said otherwise
+SEED_LIMIT: Final = 1 << 64
+
+Value = int | float | bool | str
+
+_BOOLEANS: Final = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+
+
+class WorkloadError(BadInput):
+    """A source of events that cannot be made as asked."""
+
+
+class UnknownWorkload(WorkloadError):
+    """No workload has this name."""
+
+
+class UnknownParameter(WorkloadError):
+    """The workload has no parameter of this name."""
+
+
+class BadParameter(WorkloadError):
+    """A parameter does not take this value."""
+
+
+class TraceError(WorkloadError):
+    """A recorded trace is damaged, foreign or contradicts itself."""
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence: the known names nearest to ``name``, or else all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"known: {', '.join(names)}" if names else "there are none"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a workload; its type is that of its default."""
+
+    name: str
+    default: Value
+    unit: str
+    summary: str
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+
+    @property
+    def type_name(self) -> str:
+        """The type for people: int, float, str or bool."""
+        return type(self.default).__name__
+
+    @property
+    def range_text(self) -> str:
+        """The range for people; empty where every value of the type is taken."""
+        if self.minimum is not None and self.maximum is not None:
+            return f"{self.minimum} to {self.maximum}"
+        if self.minimum is not None:
+            return f"at least {self.minimum}"
+        return "" if self.maximum is None else f"at most {self.maximum}"
+
+    def parse(self, workload: str, text: str) -> Value:
+        """Return the value that ``text`` stands for.
+
+        Raises:
+            BadParameter: It is of another type, or out of range.
+        """
+        value = self._read(text)
+        if value is None:
+            raise BadParameter(f"{workload}: {self.name}={text}: expected {self.type_name} ({self.unit})")
+        if isinstance(value, int | float) and not self._contains(value):
+            raise BadParameter(f"{workload}: {self.name}={text}: expected {self.range_text} ({self.unit})")
+        return value
+
+    def _read(self, text: str) -> Value | None:
+        if isinstance(self.default, bool):
+            return _BOOLEANS.get(text.strip().lower())
+        if isinstance(self.default, str):
+            return text
+        try:
+            number = Decimal(text.strip())
+        except InvalidOperation:
+            return None
+        # Without the bound on the exponent, turning 1e999999999 into an int would not end.
+        if not number.is_finite() or number.adjusted() > 30:  # noqa: PLR2004  (far above any range)
+            return None
+        if isinstance(self.default, float):
+            return float(number)
+        return int(number) if number == number.to_integral_value() else None
+
+    def _contains(self, value: int | float) -> bool:
+        return (self.minimum is None or value >= self.minimum) and (
+            self.maximum is None or value <= self.maximum
+        )
+
+
+def parse_parameters(
+    workload: str, declared: tuple[Parameter, ...], given: Mapping[str, str]
+) -> dict[str, Value]:
+    """Return every declared parameter's value, in order: the given one or else the default.
+
+    Raises:
+        UnknownParameter: A given name is not declared.
+        BadParameter: A given value is not taken.
+    """
+    names = [parameter.name for parameter in declared]
+    for name in given:
+        if name not in names:
+            raise UnknownParameter(f"{workload}: no parameter {name!r}; {near_matches(name, names)}")
+    return {
+        parameter.name: parameter.parse(workload, given[parameter.name])
+        if parameter.name in given
+        else parameter.default
+        for parameter in declared
+    }
+
+
+def check_run(workload: str, seed: int, events: int | None) -> None:
+    """Refuse a seed or a number of events that no run can have.
+
+    Raises:
+        BadParameter: One of them is out of range.
+    """
+    if not 0 <= seed < SEED_LIMIT:
+        raise BadParameter(f"{workload}: seed {seed}: expected 0 to {SEED_LIMIT - 1}")
+    if events is not None and events < 1:
+        raise BadParameter(f"{workload}: events {events}: expected at least 1")
+
+
+class Workload(ABC):
+    """A source of events, made and ready to run.
+
+    The same name, parameters, seed and number of events give byte for byte the same columns, however
+    the blocks are cut and however often ``blocks`` is called.
+    """
+
+    name: str
+    summary: str
+    parameters: tuple[Parameter, ...]
+    is_recorded: ClassVar[bool] = False
+
+    #: The columns of every block, ascending.
+    columns: tuple[Column, ...]
+    vcpus: int = 1
+    physical_cpus: int = 1
+    #: The physical CPU that each vCPU starts on.
+    initial_physical_cpus: tuple[int, ...] = (0,)
+    #: Whether fetches and accesses are matched; else debug exceptions come as events.
+    computed_breakpoints: bool = True
+    clock_hertz: int
+    seed: int
+    #: Events of the guest and its host; neither ADVANCE nor unrecorded events are among them.
+    total_events: int
+    #: Rows before the first event that set the guest's state as the trace found it.
+    unrecorded_events: int = 0
+    #: What a trace recorded; of a generated workload, its events.
+    records: int
+    #: Records that are no events, by kind: records = total_events + skipped.
+    skipped: dict[str, int]
+    parameters_used: dict[str, object]
+
+    @abstractmethod
+    def blocks(self, block_events: int = BLOCK_EVENTS) -> Iterator[EventColumns]:
+        """Yield all rows from the start, at most ``block_events`` at a time."""
+
+
+class WorkloadSource(Protocol):
+    """What a name stands for: a workload's class, or a recorded trace that is not read yet."""
+
+    @property
+    def name(self) -> str:
+        """The name to ask for."""
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters."""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it is a recorded trace."""
+
+    def make(self, parameters: Mapping[str, str], seed: int = 0, events: int | None = None) -> Workload:
+        """Return it ready to run, cut or extended to ``events`` events; a trace is only ever cut."""
+
+
+class GeneratedWorkload(Workload):
+    """A workload made from parameters and a seed; name, summary and parameters are its class's."""
+
+    def __init__(self, values: dict[str, Value], seed: int, events: int | None) -> None:
+        """Keep what was asked for; a subclass builds its patterns from it."""
+        self.seed = seed
+        self.events_asked = events
+        self.parameters_used = dict(values)
+        self.skipped = {}
+
+    @classmethod
+    def make(cls, parameters: Mapping[str, str], seed: int = 0, events: int | None = None) -> Self:
+        """Return the workload ready to run.
+
+        Raises:
+            WorkloadError: A parameter, the seed or the number of events is not taken.
+        """
+        check_run(cls.name, seed, events)
+        return cls(parse_parameters(cls.name, cls.parameters, parameters), seed, events)
+
+    def number(self, name: str) -> int:
+        """Return the whole number that a parameter has."""
+        value = self.parameters_used[name]
+        assert isinstance(value, int), name
+        return value

@@ -1,0 +1,1 @@
+"""Tests of the contract: its files, its stubs and its codec."""
