@@ -15,8 +15,8 @@ It is one function because helpers that take arrays leave reference counting in 
 from typing import Final
 
 import numba.types as nt
-
 from exitlab.events import EventKind, Mark, Mode
+
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.debug_registers import (
     ACCESS_FETCH,
@@ -61,6 +61,8 @@ from hypervisor_svc.engine.records import (
     DEBUGGER_DR7,
     DECISION_ROWS,
     DECLARED,
+    DECLARED_DR6,
+    DECLARED_DR7,
     DECLARED_RULE,
     DECLARES,
     DIGEST,
@@ -86,7 +88,6 @@ from hypervisor_svc.engine.records import (
     FIRST_TRUE_VALUE,
     FIRST_VALUE,
     FIRST_VCPU,
-    HARDWARE,
     HARDWARE_DR6,
     HARDWARE_DR7,
     HAS_DE,
@@ -94,6 +95,7 @@ from hypervisor_svc.engine.records import (
     HOST,
     HOST_ACTIVE,
     HOST_BLIND,
+    HOST_DR6,
     HOST_DR7,
     INTERCEPTED,
     IS_COMPUTED,
@@ -116,6 +118,7 @@ from hypervisor_svc.engine.records import (
     LEAK_USED_BY_GUEST,
     MEMORY,
     OWNER,
+    OWNER_DR6,
     OWNER_HOST,
     OWNER_NOBODY,
     PENDING_KEY,
@@ -128,12 +131,16 @@ from hypervisor_svc.engine.records import (
     SAVED_OWNERS,
     SAVES_AT_EXIT,
     SHADOW,
+    SHADOW_DR6,
+    SHADOW_DR7,
     STAGED,
     STALE_SLOTS,
     SWITCHES,
     TRAP_OPERATIONS,
     TRAPPED,
     TRUE,
+    TRUE_DR6,
+    TRUE_DR7,
     TRUE_UNDEFINED,
     UNINTERCEPTED,
     WINDOW,
@@ -225,6 +232,18 @@ _STORY_UD: Final = U64(Story.UD)
 _STORY_GP: Final = U64(Story.GP)
 _STORY_GP_SKIPPED: Final = U64(Story.GP_SKIPPED)
 _STORY_NOT_TAKEN: Final = U64(Story.NOT_TAKEN)
+
+# Where fields of several words begin.
+_DEBUGGER_DB_AT: Final = U64(DEBUGGER_DB)
+_DECLARED_AT: Final = U64(DECLARED)
+_EFFECTIVE_AT: Final = U64(EFFECTIVE)
+_HOST_AT: Final = U64(HOST)
+_OWNER_AT: Final = U64(OWNER)
+_SAVED_AT: Final = U64(SAVED)
+_SHADOW_AT: Final = U64(SHADOW)
+_STAGED_AT: Final = U64(STAGED)
+_TRUE_AT: Final = U64(TRUE)
+_EXITS_BY_CLASS_AT: Final = U64(EXITS_BY_CLASS - 1)
 
 _HOST_OWNER: Final = U64(OWNER_HOST)
 _NOBODY: Final = U64(OWNER_NOBODY)
@@ -409,6 +428,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
             step = _DONE
         elif group == _HOST_GROUP:
             step = _HOST
+        elif vcpu[v, RUNG] == ZERO:
+            step = _ATTEMPT
         else:
             step = _ENTER
         if step == _DONE and level < LEVEL_DECISIONS:
@@ -432,7 +453,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
             slot = register if register < _FOUR else register - _TWO
             is_write = kind == _MOV_TO_DR
             if (mark & _UNKNOWN) != ZERO and is_write:
-                value = vcpu[v, U64(TRUE) + slot]
+                value = vcpu[v, _TRUE_AT + slot]
             vcpu[v, EXECUTED] += ONE if step != _DONE else ZERO
         full_value = value
         if (mode & _OPERAND_32) != ZERO:
@@ -481,7 +502,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         if physical[p, HARDWARE_DR7] == physical[p, HOST_DR7]:
                             for k in range(_FOUR):
                                 enabled = (physical[p, HOST_DR7] >> (_TWO * k)) & _THREE
-                                owner = physical[p, U64(OWNER) + k]
+                                owner = physical[p, _OWNER_AT + k]
                                 if enabled != ZERO and owner != _HOST_OWNER:
                                     leaks[LEAK_ARMED_IN_HOST, k, owner] += ONE
                         else:
@@ -549,7 +570,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                                 written = canonical_dr7(value)
                             physical[p, slot] = written
                             if slot < _FIVE:
-                                physical[p, U64(OWNER) + slot] = v + ONE
+                                physical[p, _OWNER_AT + slot] = v + ONE
                             if vcpu[v, WINDOW] == _WINDOW_OPEN:
                                 vcpu[v, WINDOW_SIZE] += ONE
                         else:
@@ -558,7 +579,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             if (mode & _OPERAND_32) != ZERO:
                                 seen &= LOW_32
                             if slot < _FIVE:
-                                owner = physical[p, U64(OWNER) + slot]
+                                owner = physical[p, _OWNER_AT + slot]
                                 if owner != v + ONE and owner != _NOBODY:
                                     leaks[LEAK_USED_BY_GUEST, slot if slot < _FOUR else register, owner] += ONE
                             if vcpu[v, WINDOW] == _WINDOW_OPEN:
@@ -586,7 +607,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             vector = ONE
                             cause = hits >> _FOUR
                             for k in range(_FOUR):
-                                owner = physical[p, U64(OWNER) + k]
+                                owner = physical[p, _OWNER_AT + k]
                                 if ((hits >> k) & ONE) != ZERO and owner != v + ONE and owner != _NOBODY:
                                     leaks[LEAK_USED_BY_GUEST, k, owner] += ONE
                 elif group == _EXITING:
@@ -632,10 +653,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         # The processor itself updates DR6 and clears GD; a VMX #DB exit does not.
                         physical[p, HARDWARE_DR6] = dr6_after_db(physical[p, HARDWARE_DR6], cause)
                         physical[p, HARDWARE_DR7] &= ~DR7_GD
-                        shadow_has_gd = (vcpu[v, U64(SHADOW) + _FIVE] & DR7_GD) != ZERO
+                        shadow_has_gd = (vcpu[v, SHADOW_DR7] & DR7_GD) != ZERO
                         if not is_taken and vcpu[v, ARMED] != ZERO and shadow_has_gd:
                             if ((declares >> (_R_SHADOW_KEEPS_GD - ONE)) & ONE) != ZERO:
-                                vcpu[v, U64(DECLARED) + _FIVE] |= DR7_GD
+                                vcpu[v, DECLARED_DR7] |= DR7_GD
                                 vcpu[v, DECLARED_RULE] = _R_SHADOW_KEEPS_GD
                     if is_taken:
                         is_exit = True
@@ -656,7 +677,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     vcpu[v, PENDING_KEY] = key
                     vcpu[v, PENDING_OPERATIONS] = ZERO
                     if group != _SIGNAL:
-                        vcpu[v, U64(EXITS_BY_CLASS - 1) + exit_class] += ONE
+                        vcpu[v, _EXITS_BY_CLASS_AT + exit_class] += ONE
                     event_key |= key
                     target = exit_class
                     step = _CLIMB
@@ -670,12 +691,12 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     if is_inside and (saves or not is_armed):
                         dr6 = physical[p, HARDWARE_DR6]
                     elif is_armed or saves:
-                        dr6 = vcpu[v, U64(SHADOW) + _FOUR]
+                        dr6 = vcpu[v, SHADOW_DR6]
                     else:
                         dr6 = vcpu[v, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
                     dr7 = physical[p, HARDWARE_DR7] if is_inside else canonical_dr7(vcpu[v, FIELD_DR7])
                     if is_armed and (lane[EMULATES] != ZERO or vcpu[v, DEBUGGER] != ZERO):
-                        dr7 = vcpu[v, U64(SHADOW) + _FIVE]
+                        dr7 = vcpu[v, SHADOW_DR7]
                     elif is_armed:
                         dr6 = canonical_dr6(dr6, writable_dr6)
                     seen = (dr6 & LOW_32) | (dr7 << _32)
@@ -684,7 +705,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                 step = _CLIMB
                 target = _OUT_OF_SESSION
                 if kind == _STAGE:
-                    vcpu[v, U64(STAGED) + arg] = value
+                    vcpu[v, _STAGED_AT + arg] = value
                     step = _DONE
                 elif kind == _STATE:
                     vcpu[v, HAS_DE] = value & ONE
@@ -708,9 +729,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                 elif kind == _HOST_BREAKPOINTS:
                     p = selector
                     for k in range(_SIX):
-                        physical[p, U64(HOST) + k] = vcpu[v, U64(STAGED) + k]
-                        vcpu[v, U64(STAGED) + k] = ZERO
-                    physical[p, U64(HOST) + _FOUR] = DR6_RESET
+                        physical[p, _HOST_AT + k] = vcpu[v, _STAGED_AT + k]
+                        vcpu[v, _STAGED_AT + k] = ZERO
+                    physical[p, HOST_DR6] = DR6_RESET
                     dr7 = canonical_dr7(physical[p, HOST_DR7] & LOW_32)
                     physical[p, HOST_DR7] = dr7
                     physical[p, HARDWARE_DR7] = dr7
@@ -718,8 +739,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     physical[p, HOST_ACTIVE] = ONE if is_active else ZERO
                     if is_active:
                         for k in range(_FOUR):
-                            physical[p, k] = physical[p, U64(HOST) + k]
-                            physical[p, U64(OWNER) + k] = _HOST_OWNER
+                            physical[p, k] = physical[p, _HOST_AT + k]
+                            physical[p, _OWNER_AT + k] = _HOST_OWNER
                     if physical[p, RESIDENT] != ZERO:
                         control = _CONTROL_HOST
                         moment = _CONTROL_CHANGED
@@ -727,19 +748,19 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     is_set = kind == _SET_DEBUGREGS
                     for k in range(_SIX):
                         reset = DR6_RESET if k == _FOUR else (DR7_RESET if k == _FIVE else ZERO)
-                        raw = vcpu[v, U64(STAGED) + k] if is_set else reset
+                        raw = vcpu[v, _STAGED_AT + k] if is_set else reset
                         raw = raw & LOW_32 if k >= _FOUR else raw
                         true = raw
                         if k == _FOUR:
                             true = canonical_dr6(raw, writable_dr6)
                         elif k == _FIVE:
                             true = canonical_dr7(raw)
-                        vcpu[v, U64(STAGED) + k] = ZERO
-                        vcpu[v, U64(SHADOW) + k] = raw
-                        vcpu[v, U64(TRUE) + k] = true
-                        vcpu[v, U64(DECLARED) + k] = ZERO
+                        vcpu[v, _STAGED_AT + k] = ZERO
+                        vcpu[v, _SHADOW_AT + k] = raw
+                        vcpu[v, _TRUE_AT + k] = true
+                        vcpu[v, _DECLARED_AT + k] = ZERO
                         if raw != true and ((declares >> (_R_RAW_READS - ONE)) & ONE) != ZERO:
-                            vcpu[v, U64(DECLARED) + k] = raw ^ true
+                            vcpu[v, _DECLARED_AT + k] = raw ^ true
                             vcpu[v, DECLARED_RULE] = _R_RAW_READS
                     vcpu[v, TRUE_UNDEFINED] = ZERO
                     if not is_set:
@@ -762,7 +783,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     key |= _EXIT_ACCOUNT | (_SUB_KICK << _KEY_SUB)
                     vcpu[c, PENDING_KEY] = key
                     vcpu[c, PENDING_OPERATIONS] = ZERO
-                    vcpu[c, U64(EXITS_BY_CLASS - 1) + _LIGHT] += ONE
+                    vcpu[c, _EXITS_BY_CLASS_AT + _LIGHT] += ONE
                     if c == v:
                         event_key |= key
             mask = ZERO
@@ -772,9 +793,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                 cell += strides[moment, _I_BELIEF] * vcpu[c, BELIEF]
                 cell += strides[moment, _I_DEBUGGER] * vcpu[c, DEBUGGER]
                 cell += strides[moment, _I_HOST] * physical[p, HOST_ACTIVE]
-                if (vcpu[c, U64(SHADOW) + _FIVE] & DR7_ENABLES) != ZERO:
+                if (vcpu[c, SHADOW_DR7] & DR7_ENABLES) != ZERO:
                     cell += strides[moment, _I_ENABLES]
-                if (vcpu[c, U64(SHADOW) + _FIVE] & DR7_GD) != ZERO:
+                if (vcpu[c, SHADOW_DR7] & DR7_GD) != ZERO:
                     cell += strides[moment, _I_GD]
                 if vcpu[c, LAST_LOAD] != p + ONE:
                     cell += strides[moment, _I_MOVED]
@@ -805,22 +826,22 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                 if (mask & _A_HOST_SAVE) != ZERO:
                     owners = ZERO
                     for k in range(_SIX):
-                        vcpu[c, U64(SAVED) + k] = physical[p, k]
+                        vcpu[c, _SAVED_AT + k] = physical[p, k]
                         if k < _FIVE:
-                            owners |= physical[p, U64(OWNER) + k] << (_12 * k)
+                            owners |= physical[p, _OWNER_AT + k] << (_12 * k)
                     vcpu[c, SAVED_OWNERS] = owners
                 if (mask & _A_ZERO_DR7) != ZERO:
                     physical[p, HARDWARE_DR7] = DR7_RESET
                 if (mask & _A_SAVE_DR0_3) != ZERO:
                     for k in range(_FOUR):
-                        vcpu[c, U64(SHADOW) + k] = physical[p, k]
+                        vcpu[c, _SHADOW_AT + k] = physical[p, k]
                 if (mask & _A_SAVE_DR6) != ZERO:
-                    vcpu[c, U64(SHADOW) + _FOUR] = vcpu[c, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
+                    vcpu[c, SHADOW_DR6] = vcpu[c, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
                 if (mask & _A_SAVE_DR7) != ZERO:
-                    vcpu[c, U64(SHADOW) + _FIVE] = vcpu[c, FIELD_DR7]
+                    vcpu[c, SHADOW_DR7] = vcpu[c, FIELD_DR7]
                 if (mask & _A_RESET_DR6) != ZERO:
                     physical[p, HARDWARE_DR6] = DR6_RESET
-                    physical[p, U64(OWNER) + _FOUR] = _NOBODY
+                    physical[p, OWNER_DR6] = _NOBODY
                 if (mask & _A_ARM) != ZERO:
                     if vcpu[c, ARMED] == ZERO:
                         counts[SWITCHES] += ONE
@@ -837,15 +858,15 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         event_key |= _CLOSED
                     vcpu[c, WINDOW] = _WINDOW_CLOSED
                 if (mask & _A_MERGE_DB_SHADOW) != ZERO:
-                    vcpu[c, U64(SHADOW) + _FOUR] = dr6_after_db(vcpu[c, U64(SHADOW) + _FOUR], cause)
+                    vcpu[c, SHADOW_DR6] = dr6_after_db(vcpu[c, SHADOW_DR6], cause)
                     if (quirks & _Q_DB_KEEPS_GD) == ZERO:
-                        vcpu[c, U64(SHADOW) + _FIVE] &= ~DR7_GD
+                        vcpu[c, SHADOW_DR7] &= ~DR7_GD
                         vcpu[c, FIELD_DR7] &= ~DR7_GD
                         if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
                             vcpu[c, EFFECTIVE_DR7] &= ~DR7_GD
-                    elif ((vcpu[c, U64(SHADOW) + _FIVE] | vcpu[c, FIELD_DR7]) & DR7_GD) != ZERO:
+                    elif ((vcpu[c, SHADOW_DR7] | vcpu[c, FIELD_DR7]) & DR7_GD) != ZERO:
                         if ((declares >> (_R_DB_KEEPS_GD - ONE)) & ONE) != ZERO:
-                            vcpu[c, U64(DECLARED) + _FIVE] |= DR7_GD
+                            vcpu[c, DECLARED_DR7] |= DR7_GD
                             vcpu[c, DECLARED_RULE] = _R_DB_KEEPS_GD
                 if (mask & (_A_EMULATE | _A_INJECT)) != ZERO:
                     # Where this answers another check than the processor would, a declared rule fires.
@@ -854,10 +875,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         true_check = first_fault(
                             is_alias and vcpu[v, HAS_DE] != ZERO,
                             (mode & _CPL) != ZERO,
-                            (vcpu[v, U64(TRUE) + _FIVE] & DR7_GD) != ZERO,
+                            (vcpu[v, TRUE_DR7] & DR7_GD) != ZERO,
                         )
                     if check != true_check:
-                        if check == FAULT_GD and (vcpu[v, U64(DECLARED) + _FIVE] & DR7_GD) != ZERO:
+                        if check == FAULT_GD and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                             rule = vcpu[v, DECLARED_RULE]
                         elif ((declares >> (_R_CHECK_ORDER - ONE)) & ONE) != ZERO:
                             rule = _R_CHECK_ORDER
@@ -871,7 +892,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             rule = _R_FULL_OPERAND
                     if not is_write:
                         story = _STORY_READ
-                        seen = vcpu[c, U64(SHADOW) + slot]
+                        seen = vcpu[c, _SHADOW_AT + slot]
                         if (mode & _OPERAND_32) != ZERO:
                             seen &= LOW_32
                     elif register >= _SIX and (operand >> _32) != ZERO and (mark & _RETIRED) == ZERO:
@@ -893,10 +914,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             taint = written ^ canonical_dr7(value & LOW_32)
                         else:
                             taint = written ^ value
-                        vcpu[c, U64(SHADOW) + slot] = written
+                        vcpu[c, _SHADOW_AT + slot] = written
                         if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
                             if slot < _FOUR:
-                                vcpu[c, U64(EFFECTIVE) + slot] = written
+                                vcpu[c, _EFFECTIVE_AT + slot] = written
                             elif slot == _FIVE:
                                 vcpu[c, EFFECTIVE_DR7] = written
                 if (mask & _A_INJECT) != ZERO:
@@ -906,48 +927,48 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         story = _STORY_GP
                     else:
                         story = _STORY_DB_FAULT
-                        dr6 = vcpu[c, U64(SHADOW) + _FOUR]
+                        dr6 = vcpu[c, SHADOW_DR6]
                         if (quirks & _Q_GD_KEEPS_TRAP_BITS) == ZERO:
                             dr6 &= ~DR6_TRAP_BITS
                         elif ((declares >> (_R_GD_KEEPS_TRAP_BITS - ONE)) & ONE) != ZERO:
-                            vcpu[c, U64(DECLARED) + _FOUR] |= dr6 & DR6_TRAP_BITS
+                            vcpu[c, DECLARED_DR6] |= dr6 & DR6_TRAP_BITS
                             vcpu[c, DECLARED_RULE] = _R_GD_KEEPS_TRAP_BITS
-                        vcpu[c, U64(SHADOW) + _FOUR] = dr6 | DR6_BD | DR6_RTM
-                        vcpu[c, U64(SHADOW) + _FIVE] &= ~DR7_GD
+                        vcpu[c, SHADOW_DR6] = dr6 | DR6_BD | DR6_RTM
+                        vcpu[c, SHADOW_DR7] &= ~DR7_GD
                         vcpu[c, FIELD_DR7] &= ~DR7_GD
                         if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
                             vcpu[c, EFFECTIVE_DR7] &= ~DR7_GD
                 if (mask & (_A_EFFECTIVE | _A_EFFECTIVE_RAW | _A_EFFECTIVE_MERGED)) != ZERO:
                     owns = vcpu[c, DEBUGGER] == _OWNS_BREAKPOINTS and (mask & _A_EFFECTIVE_RAW) == ZERO
                     merges = owns and (mask & _A_EFFECTIVE_MERGED) != ZERO
-                    dr7 = vcpu[c, U64(SHADOW) + _FIVE]
+                    dr7 = vcpu[c, SHADOW_DR7]
                     for k in range(_FOUR):
                         debugger_slot = (vcpu[c, DEBUGGER_DR7] >> (_TWO * k)) & _THREE
                         if owns and (not merges or debugger_slot != ZERO):
-                            vcpu[c, U64(EFFECTIVE) + k] = vcpu[c, U64(DEBUGGER_DB) + k]
+                            vcpu[c, _EFFECTIVE_AT + k] = vcpu[c, _DEBUGGER_DB_AT + k]
                             field = (_THREE << (_TWO * k)) | (_15 << (_16 + _FOUR * k))
                             dr7 = (dr7 & ~field) | (vcpu[c, DEBUGGER_DR7] & field)
                         else:
-                            vcpu[c, U64(EFFECTIVE) + k] = vcpu[c, U64(SHADOW) + k]
+                            vcpu[c, _EFFECTIVE_AT + k] = vcpu[c, _SHADOW_AT + k]
                     vcpu[c, EFFECTIVE_DR7] = vcpu[c, DEBUGGER_DR7] if owns and not merges else dr7
                     vcpu[c, STALE_SLOTS] = ZERO
                 if (mask & _A_RECOMPUTE) != ZERO:
                     if (mask & (_A_EFFECTIVE | _A_EFFECTIVE_RAW | _A_EFFECTIVE_MERGED)) == ZERO:
                         owns = vcpu[c, DEBUGGER] == _OWNS_BREAKPOINTS
-                        vcpu[c, EFFECTIVE_DR7] = vcpu[c, DEBUGGER_DR7] if owns else vcpu[c, U64(SHADOW) + _FIVE]
+                        vcpu[c, EFFECTIVE_DR7] = vcpu[c, DEBUGGER_DR7] if owns else vcpu[c, SHADOW_DR7]
                     vcpu[c, FIELD_DR7] = vcpu[c, EFFECTIVE_DR7]
                     vcpu[c, BELIEF] = ONE if (vcpu[c, EFFECTIVE_DR7] & DR7_ENABLES) != ZERO else ZERO
                 if (mask & _A_LOAD_DR0_3) != ZERO:
                     for k in range(_FOUR):
-                        physical[p, k] = vcpu[c, U64(EFFECTIVE) + k]
-                        physical[p, U64(OWNER) + k] = c + ONE
+                        physical[p, k] = vcpu[c, _EFFECTIVE_AT + k]
+                        physical[p, _OWNER_AT + k] = c + ONE
                     vcpu[c, LAST_LOAD] = p + ONE
                 if (mask & _A_LOAD_DR6) != ZERO:
                     if is_svm:
-                        vcpu[c, FIELD_DR6] = vcpu[c, U64(SHADOW) + _FOUR]
+                        vcpu[c, FIELD_DR6] = vcpu[c, SHADOW_DR6]
                     else:
-                        physical[p, HARDWARE_DR6] = canonical_dr6(vcpu[c, U64(SHADOW) + _FOUR], writable_dr6)
-                        physical[p, U64(OWNER) + _FOUR] = c + ONE
+                        physical[p, HARDWARE_DR6] = canonical_dr6(vcpu[c, SHADOW_DR6], writable_dr6)
+                        physical[p, OWNER_DR6] = c + ONE
                 if (mask & _A_CLEAN_DR6) != ZERO:
                     vcpu[c, FIELD_DR6] = DR6_RESET
                 if (mask & _A_LOAD_DR7) != ZERO:
@@ -968,7 +989,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             written = canonical_dr7(value & LOW_32)
                         physical[p, slot] = written
                         if slot < _FIVE:
-                            physical[p, U64(OWNER) + slot] = c + ONE
+                            physical[p, _OWNER_AT + slot] = c + ONE
                     else:
                         operations += ONE
                         story = _STORY_READ
@@ -977,14 +998,14 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     host_operations = costs[_HOST_RESTORE_INDEX]
                     operations -= host_operations
                     for k in range(_SIX):
-                        physical[p, k] = physical[p, U64(HOST) + k]
+                        physical[p, k] = physical[p, _HOST_AT + k]
                         if k < _FIVE:
-                            physical[p, U64(OWNER) + k] = _HOST_OWNER
+                            physical[p, _OWNER_AT + k] = _HOST_OWNER
                 if (mask & _A_HOST_RESTORE_SAVED) != ZERO:
                     for k in range(_SIX):
-                        physical[p, k] = vcpu[c, U64(SAVED) + k]
+                        physical[p, k] = vcpu[c, _SAVED_AT + k]
                         if k < _FIVE:
-                            physical[p, U64(OWNER) + k] = (vcpu[c, SAVED_OWNERS] >> (_12 * k)) & _FFF
+                            physical[p, _OWNER_AT + k] = (vcpu[c, SAVED_OWNERS] >> (_12 * k)) & _FFF
                 if (mask & _A_DR7_ON) != ZERO:
                     physical[p, HARDWARE_DR7] = vcpu[c, EFFECTIVE_DR7]
                 if (mask & _A_DR7_OFF) != ZERO:
@@ -1018,27 +1039,27 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         physical[p, HARDWARE_DR7] = canonical_dr7(vcpu[c, FIELD_DR7] & LOW_32)
                     if is_svm:
                         physical[p, HARDWARE_DR6] = canonical_dr6(vcpu[c, FIELD_DR6], writable_dr6)
-                        physical[p, U64(OWNER) + _FOUR] = c + ONE
+                        physical[p, OWNER_DR6] = c + ONE
                     if vcpu[c, WINDOW] == _WINDOW_OPENING:
                         vcpu[c, WINDOW] = _WINDOW_OPEN
                         vcpu[c, WINDOWS] += ONE
                         event_key |= _OPENED
                     if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
                         dr7 = physical[p, HARDWARE_DR7]
-                        true_dr7 = vcpu[c, U64(TRUE) + _FIVE]
+                        true_dr7 = vcpu[c, TRUE_DR7]
                         is_open = vcpu[c, ARMED] == ZERO
                         is_hazard = is_open and dr7 != true_dr7
                         if is_open:
-                            difference = physical[p, HARDWARE_DR6] ^ vcpu[c, U64(TRUE) + _FOUR]
+                            difference = physical[p, HARDWARE_DR6] ^ vcpu[c, TRUE_DR6]
                             is_hazard = is_hazard or (difference & ~vcpu[c, TRUE_UNDEFINED]) != ZERO
                         if is_open or ((dr7 | true_dr7) & DR7_ENABLES) != ZERO:
                             for k in range(_FOUR):
                                 here = (dr7 >> (_TWO * k)) & _THREE
                                 there = (true_dr7 >> (_TWO * k)) & _THREE
-                                differs = physical[p, k] != vcpu[c, U64(TRUE) + k]
+                                differs = physical[p, k] != vcpu[c, _TRUE_AT + k]
                                 if here != there or (differs and (is_open or here != ZERO)):
                                     is_hazard = True
-                                owner = physical[p, U64(OWNER) + k]
+                                owner = physical[p, _OWNER_AT + k]
                                 if here != ZERO and owner != c + ONE and owner != _NOBODY:
                                     leaks[LEAK_ARMED_IN_GUEST, k, owner] += ONE
                         if is_hazard:
@@ -1055,7 +1076,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
             elif moment == _CONTROL_CHANGED:
                 if control != _CONTROL_HOST and vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
                     for k in range(_FOUR):
-                        is_stale = vcpu[c, U64(EFFECTIVE) + k] != vcpu[c, U64(SHADOW) + k]
+                        is_stale = vcpu[c, _EFFECTIVE_AT + k] != vcpu[c, _SHADOW_AT + k]
                         if is_stale and ((declares >> (_R_STALE_EFFECTIVE - ONE)) & ONE) != ZERO:
                             vcpu[c, STALE_SLOTS] |= ONE << k
             if step == _HANDLED:
@@ -1092,23 +1113,23 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
         if story != true_story or (story != _NOTHING and ((seen ^ true_value) & ~undefined) != ZERO):
             is_declared = rule != ZERO
             if not is_declared and group == _MATCH:
-                marked = vcpu[v, DECLARED] | vcpu[v, U64(DECLARED) + ONE] | vcpu[v, U64(DECLARED) + _TWO]
-                marked |= vcpu[v, U64(DECLARED) + _THREE] | vcpu[v, U64(DECLARED) + _FIVE]
+                marked = vcpu[v, DECLARED] | vcpu[v, _DECLARED_AT + ONE] | vcpu[v, _DECLARED_AT + _TWO]
+                marked |= vcpu[v, _DECLARED_AT + _THREE] | vcpu[v, DECLARED_DR7]
                 if vcpu[v, STALE_SLOTS] != ZERO:
                     rule = _R_STALE_EFFECTIVE
                 elif marked != ZERO:
                     rule = vcpu[v, DECLARED_RULE]
                 is_declared = rule != ZERO
             if not is_declared and story == true_story:
-                allowed = vcpu[v, U64(DECLARED) + _FOUR] | (vcpu[v, U64(DECLARED) + _FIVE] << _32)
+                allowed = vcpu[v, DECLARED_DR6] | (vcpu[v, DECLARED_DR7] << _32)
                 if story == _STORY_READ:
-                    allowed = vcpu[v, U64(DECLARED) + slot]
+                    allowed = vcpu[v, _DECLARED_AT + slot]
                 if ((seen ^ true_value) & ~undefined & ~allowed) == ZERO:
                     is_declared = True
                     rule = vcpu[v, DECLARED_RULE]
                     if rule == ZERO:
                         rule = _R_EMULATED_MASKS
-            if not is_declared and group == _DR and (vcpu[v, U64(DECLARED) + _FIVE] & DR7_GD) != ZERO:
+            if not is_declared and group == _DR and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                 if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT:
                     rule = vcpu[v, DECLARED_RULE]
                     is_declared = rule != ZERO
@@ -1120,16 +1141,16 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                 true_raised = true_story >= _STORY_DB_FAULT
                 if story == true_story and story >= _STORY_DB_FAULT:
                     difference = (seen ^ true_value) & ~undefined
-                    vcpu[v, U64(DECLARED) + _FOUR] |= difference & LOW_32
-                    vcpu[v, U64(DECLARED) + _FIVE] |= difference >> _32
+                    vcpu[v, DECLARED_DR6] |= difference & LOW_32
+                    vcpu[v, DECLARED_DR7] |= difference >> _32
                     vcpu[v, DECLARED_RULE] = rule
                 if story != true_story:
                     if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or group == _MATCH:
-                        vcpu[v, U64(DECLARED) + _FOUR] |= DR6_CAUSES
-                        vcpu[v, U64(DECLARED) + _FIVE] |= DR7_GD
+                        vcpu[v, DECLARED_DR6] |= DR6_CAUSES
+                        vcpu[v, DECLARED_DR7] |= DR7_GD
                         vcpu[v, DECLARED_RULE] = rule
                     if is_write and lane_raised != true_raised:
-                        vcpu[v, U64(DECLARED) + slot] = ~ZERO
+                        vcpu[v, _DECLARED_AT + slot] = ~ZERO
                         vcpu[v, DECLARED_RULE] = rule
             else:
                 counts[DIVERGED] += ONE
@@ -1145,21 +1166,21 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
         if story != _NOTHING:
             counts[DIGEST] += mixed(first_event + U64(i), v, story, seen & ~undefined)
         if true_story >= _STORY_DB_FAULT and true_story != _STORY_NOT_TAKEN:
-            vcpu[v, U64(TRUE) + _FOUR] = true_value & LOW_32
-            vcpu[v, U64(TRUE) + _FIVE] = true_value >> _32
+            vcpu[v, TRUE_DR6] = true_value & LOW_32
+            vcpu[v, TRUE_DR7] = true_value >> _32
             vcpu[v, TRUE_UNDEFINED] = undefined
         elif is_write and true_story == _NOTHING and (mark & _NOT_RETIRED) == ZERO:
-            vcpu[v, U64(TRUE) + slot] = true_value
+            vcpu[v, _TRUE_AT + slot] = true_value
             if slot == _FOUR:
                 vcpu[v, TRUE_UNDEFINED] = ZERO
             if story < _STORY_DB_FAULT:
-                vcpu[v, U64(DECLARED) + slot] = ZERO
+                vcpu[v, _DECLARED_AT + slot] = ZERO
                 if slot < _FOUR:
                     vcpu[v, STALE_SLOTS] &= ~(ONE << slot)
                 if taint != ZERO:
                     masks_rule = rule if rule != ZERO else _R_EMULATED_MASKS
                     if ((declares >> (masks_rule - ONE)) & ONE) != ZERO:
-                        vcpu[v, U64(DECLARED) + slot] = taint
+                        vcpu[v, _DECLARED_AT + slot] = taint
                         vcpu[v, DECLARED_RULE] = masks_rule
         if level >= LEVEL_DECISIONS:
             key = event_key | (story << _KEY_STORY)
