@@ -10,6 +10,7 @@ With ``NUMBA_DISABLE_JIT=1`` every loop runs as plain Python with identical resu
 import hashlib
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,12 @@ def source_digest() -> str:
         for path in sorted((root / package).glob("*.py")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
-    for part in (numba.__version__, platform.python_version(), platform.processor(), numba.config.CPU_NAME or ""):
+    for part in (
+        numba.__version__,
+        platform.python_version(),
+        platform.processor(),
+        numba.config.CPU_NAME or "",
+    ):
         digest.update(str(part).encode())
     return digest.hexdigest()[:16]
 
@@ -35,13 +41,26 @@ def source_digest() -> str:
 def cache_folder() -> Path:
     """Return the folder for compiled code; ``EXITLAB_CACHE_DIR`` moves its parent."""
     parent = os.environ.get("EXITLAB_CACHE_DIR")
-    base = Path(parent) if parent else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "exitlab"
+    base = (
+        Path(parent) if parent else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "exitlab"
+    )
     return base / source_digest()
 
 
 IS_PLAIN: Final = bool(numba.config.DISABLE_JIT)
 if not IS_PLAIN:
     numba.config.CACHE_DIR = str(cache_folder())
+
+
+_is_said = False
+
+
+def _say_compiling() -> None:
+    """Tell once, on standard error, why this start takes long."""
+    global _is_said  # noqa: PLW0603  # once a process
+    if not (_is_said or IS_PLAIN or is_cached()):
+        print("compiling the engine, once for this version (about 20 s)", file=sys.stderr, flush=True)
+    _is_said = True
 
 
 def compiled(signature: Any = None) -> Callable[[Callable[..., Any]], Any]:
@@ -56,6 +75,7 @@ def compiled(signature: Any = None) -> Callable[[Callable[..., Any]], Any]:
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
         if signature is None:
             return numba.njit(**options)(function)
+        _say_compiling()
         return numba.njit(signature, **options)(function)
 
     return decorate

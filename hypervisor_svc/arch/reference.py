@@ -131,7 +131,7 @@ def new_reference_state(vcpus: int) -> np.ndarray[tuple[int, int], np.dtype[np.u
 
 
 @compiled(_SIGNATURE)
-def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915  # one pass, typed by its signature
+def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # one pass, typed by its signature
     kinds,
     args,
     modes,

@@ -7,42 +7,35 @@ from typing import Final
 
 import numpy as np
 
-from exitlab.debugreg import DR6_BUS_LOCK, DR6_RTM, DR6_WRITABLE
+from exitlab.debugreg import dr6_writable
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.arch import reference
 from hypervisor_svc.arch.compiled import source_digest
-from hypervisor_svc.engine.lane import Lane, Truth, outcomes_for
+from hypervisor_svc.engine.lane import Lane, Outcomes, Truth, outcomes_for
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
 from hypervisor_svc.engine.records import DECISION_ROWS, Words
 from hypervisor_svc.engine.report import decision, make_report
-from hypervisor_svc.engine.validation import Checker, complete
+from hypervisor_svc.engine.validation import Block, Checker, complete
 
 ENGINE_FINGERPRINT: Final = f"exitlab-engine-1-{source_digest()}"
 LEVEL_REFERENCE: Final = 2
 _MAX_PART_BYTES: Final = 3 << 20
 _BYTES_AN_EVENT: Final = 11
 
-Resolve = Callable[[str, int, policy_pb2.CpuFeatures], policy_pb2.PolicyTable]
-
-
-def writable_dr6(features: policy_pb2.CpuFeatures) -> int:
-    """Return the bits of DR6 that a guest can write on a CPU with these features."""
-    return (
-        DR6_WRITABLE | (DR6_RTM if features.rtm else 0) | (DR6_BUS_LOCK if features.bus_lock_detect else 0)
-    )
+Resolve = Callable[[str, policy_pb2.Vendor.ValueType, policy_pb2.CpuFeatures], policy_pb2.PolicyTable]
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceKey:
     """What makes one reference differ from another."""
 
-    vendor: int
+    vendor: policy_pb2.Vendor.ValueType
     rtm: bool
     bus_lock_detect: bool
 
     @classmethod
-    def of(cls, vendor: int, features: policy_pb2.CpuFeatures) -> "ReferenceKey":
+    def of(cls, vendor: policy_pb2.Vendor.ValueType, features: policy_pb2.CpuFeatures) -> "ReferenceKey":
         """Return the key for a vendor and the CPU's features."""
         return cls(vendor, features.rtm, features.bus_lock_detect)
 
@@ -50,6 +43,11 @@ class ReferenceKey:
     def features(self) -> policy_pb2.CpuFeatures:
         """The CPU's features as the contract's message."""
         return policy_pb2.CpuFeatures(rtm=self.rtm, bus_lock_detect=self.bus_lock_detect)
+
+    @property
+    def dr6_writable(self) -> int:
+        """The bits of DR6 that a guest can write there."""
+        return dr6_writable(rtm=self.rtm, bus_lock_detect=self.bus_lock_detect)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,15 +98,15 @@ class Reference:
         self.state: Words = reference.new_reference_state(vcpus)
         self.counts: Words = np.zeros(reference.REFERENCE_COUNTS, np.uint64)
 
-    def run(self, events: EventColumns, first_event: int, *, is_computed: bool, leading: Truth | None) -> Truth:
-        """Run complete columns and return what the guest sees."""
-        truth = Truth.empty(len(events))
+    def run(self, block: Block, first_event: int, *, is_computed: bool, leading: Truth | None) -> Truth:
+        """Run a checked block and return what the guest sees."""
+        truth = Truth.empty(len(block.kinds))
         lead = truth if leading is None else leading
         with np.errstate(over="ignore"):
             reference.run_reference(
-                *(events.kinds, events.args, events.modes, events.marks, events.vcpus),
-                *(events.gap_cycles, events.selectors, events.values, np.uint64(first_event)),
-                *(is_computed, leading is None, np.uint64(writable_dr6(self.key.features)), lead.stories),
+                *(block.kinds, block.args, block.modes, block.marks, block.vcpus),
+                *(block.gap_cycles, block.selectors, block.values, np.uint64(first_event)),
+                *(is_computed, leading is None, np.uint64(self.key.dr6_writable), lead.stories),
                 *(self.state, self.counts, truth.stories, truth.values, truth.undefined),
             )
         return truth
@@ -122,6 +120,7 @@ class Engine:
 
         Raises:
             BadTable: a lane's table cannot be run.
+
         """
         self.config = config
         keys = dict.fromkeys([config.leading, *(lane.key for lane in config.lanes)])
@@ -129,7 +128,7 @@ class Engine:
         self.lanes = [
             Lane(
                 spec.table,
-                writable_dr6(spec.key.features),
+                spec.key.dr6_writable,
                 config.initial_physical_cpus,
                 config.physical_cpus,
                 is_computed=config.is_computed,
@@ -146,10 +145,11 @@ class Engine:
         Raises:
             BadEvents: the block cannot be applied; nothing has changed.
             EngineError: the engine's own limits are exceeded; the engine must not be used again.
+
         """
         first = self.applied_events
         whole = complete(events)
-        self._checker.check(whole, first)
+        counts = self._checker.check(whole, first)
         truths: dict[ReferenceKey, Truth] = {}
         leading: Truth | None = None
         for key, one in self.references.items():
@@ -157,17 +157,17 @@ class Engine:
             leading = leading or truths[key]
         parts: list[outcome_pb2.OutcomePart] = []
         for number, (spec, lane) in enumerate(zip(self.config.lanes, self.lanes, strict=True)):
-            outcomes = outcomes_for(len(whole), level)
+            outcomes = outcomes_for(len(events), level)
             known = int(lane.state.counts[DECISION_ROWS])
             lane.run(whole, first, truths[spec.key], level, outcomes)
             if level >= LEVEL_DECISIONS:
                 fresh = range(known, int(lane.state.counts[DECISION_ROWS]))
                 decisions = [decision(k, lane.state.decisions[k]) for k in fresh]
-                parts += _parts(number, first, len(whole), level, outcomes, decisions)
+                parts += _lane_parts(number, first, level, outcomes, decisions)
         if level >= LEVEL_REFERENCE and leading is not None:
             parts += _reference_parts(len(self.lanes), first, leading)
-        self.events_by_kind += np.bincount(whole.kinds, minlength=64).astype(np.uint64)
-        self.applied_events = first + len(whole)
+        self.events_by_kind += counts
+        self.applied_events = first + len(events)
         if parts:
             parts[-1].is_last_part = True
         return parts
@@ -193,9 +193,11 @@ def _slices(count: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _parts(number, first, count, level, outcomes, decisions):  # type: ignore[no-untyped-def]  # local shape
+def _lane_parts(
+    number: int, first: int, level: int, outcomes: Outcomes, decisions: list[outcome_pb2.Decision]
+) -> list[outcome_pb2.OutcomePart]:
     made = []
-    for start, stop in _slices(count):
+    for start, stop in _slices(len(outcomes.decisions)):
         part = outcome_pb2.OutcomePart(
             first_event=first + start,
             event_count=stop - start,

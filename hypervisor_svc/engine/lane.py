@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.debugreg import DR6_RESET
-from exitlab.events import EventColumns
+from exitlab.events import EventColumns, EventKind, Mark
 from exitlab.v1 import policy_pb2
 from hypervisor_svc.engine import records
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL, run_lane
 from hypervisor_svc.engine.profile import Profile, make_profile
 from hypervisor_svc.engine.records import Words
 from hypervisor_svc.engine.tables import Table, emulates_reads, make_table, pack_operations, saves_at_exit
+from hypervisor_svc.engine.validation import Block, complete
 from hypervisor_svc.engine.vocabulary import Deviation
 
 BILL_CAPACITY: Final = 1 << 12
@@ -90,7 +91,9 @@ class LaneState:
         return [np.ascontiguousarray(array, "<u8").tobytes() for array in arrays]
 
 
-def _constants(message: policy_pb2.PolicyTable, table: Table, writable_dr6: int, *, is_computed: bool) -> Words:
+def _constants(
+    message: policy_pb2.PolicyTable, table: Table, writable_dr6: int, *, is_computed: bool
+) -> Words:
     lane = np.zeros(records.LANE_FIELDS, np.uint64)
     lane[records.IS_SVM] = message.vendor == policy_pb2.VENDOR_SVM
     lane[records.WRITABLE_DR6] = writable_dr6
@@ -125,6 +128,7 @@ class Lane:
 
         Raises:
             BadTable: the table cannot be run.
+
         """
         self.message = message
         self.table = make_table(message)
@@ -146,11 +150,12 @@ class Lane:
             decisions=np.zeros((DECISION_CAPACITY, 2), np.uint64),
         )
 
-    def run(self, events: EventColumns, first_event: int, truth: Truth, level: int, outcomes: Outcomes) -> None:
-        """Run checked, complete columns (no column left out) through the lane.
+    def run(self, block: Block, first_event: int, truth: Truth, level: int, outcomes: Outcomes) -> None:
+        """Run a checked block through the lane.
 
         Raises:
             EngineError: the engine's own limits are exceeded.
+
         """
         state = self.state
         if int(state.counts[records.BILL_ROWS]) * 2 > len(state.bill_counts):
@@ -158,8 +163,8 @@ class Lane:
         profile = self.profile
         with np.errstate(over="ignore"):
             run_lane(
-                *(events.kinds, events.args, events.modes, events.marks, events.vcpus),
-                *(events.selectors, events.values, np.uint64(first_event)),
+                *(block.kinds, block.args, block.modes, block.marks, block.vcpus),
+                *(block.selectors, block.values, np.uint64(first_event)),
                 *(truth.stories, truth.values, truth.undefined),
                 *(self.constants, self.table.bases, self.table.strides, self.table.cells),
                 *(self.table.next_memories, self.table.costs),
@@ -199,7 +204,8 @@ class Lane:
         state = self.state
         rows = state.bill_counts.nonzero()[0]
         bill = {
-            (int(state.bill_keys[row, 0]), int(state.bill_keys[row, 1])): int(state.bill_counts[row]) for row in rows
+            (int(state.bill_keys[row, 0]), int(state.bill_keys[row, 1])): int(state.bill_counts[row])
+            for row in rows
         }
         for vcpu in state.vcpus:
             key = (int(vcpu[records.PENDING_KEY]), int(vcpu[records.PENDING_OPERATIONS]))
@@ -210,20 +216,19 @@ class Lane:
 
     def final_registers(self, vcpu: int) -> tuple[list[int], int, int]:
         """Return DR0-3, DR6 and DR7 as guest MOVs would read them now, each on a copy of the state."""
-        reads = EventColumns(
-            kinds=np.array([2], np.uint8),
-            args=np.zeros(1, np.uint8),
-            modes=np.zeros(1, np.uint8),
-            marks=np.array([4], np.uint8),  # known to retire: general detect is looked through
-            vcpus=np.array([vcpu], np.uint8),
-            selectors=np.zeros(1, np.uint32),
-            values=np.zeros(1, np.uint64),
+        reads = complete(
+            EventColumns(
+                kinds=np.array([EventKind.MOV_FROM_DR], np.uint8),
+                args=np.zeros(1, np.uint8),
+                marks=np.array([Mark.RETIRED], np.uint8),  # general detect is looked through
+                vcpus=np.array([vcpu], np.uint8),
+            )
         )
         state = self.state
         found = []
         for register in (0, 1, 2, 3, 6, 7):
             self.state = state.copy()
-            reads.args[:] = register  # type: ignore[index]  # made above
+            reads.args[:] = register
             outcomes = outcomes_for(1, LEVEL_FULL)
             truth = Truth(np.ones(1, np.uint8), np.zeros(1, np.uint64), np.full(1, DR6_RESET, np.uint32))
             self.run(reads, 0, truth, LEVEL_FULL, outcomes)

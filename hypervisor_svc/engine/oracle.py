@@ -15,8 +15,8 @@ It is one function because helpers that take arrays leave reference counting in 
 from typing import Final
 
 import numba.types as nt
-from exitlab.events import EventKind, Mark, Mode
 
+from exitlab.events import EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.debug_registers import (
     ACCESS_FETCH,
@@ -270,7 +270,7 @@ _SKIPPED: Final = U64(KEY_SKIPPED)
 _REEXECUTED: Final = U64(KEY_REEXECUTED)
 _OPENED: Final = U64(KEY_OPENED)
 _CLOSED: Final = U64(KEY_CLOSED)
-_SIGNAL_KEY: Final = U64((profile.ACCOUNT_SIGNAL << KEY_ACCOUNT_SHIFT))
+_SIGNAL_KEY: Final = U64(profile.ACCOUNT_SIGNAL << KEY_ACCOUNT_SHIFT)
 
 # Micro-actions as bits of a cell.
 _A_HOST_SAVE: Final = U64(1 << Action.HOST_SAVE)
@@ -350,7 +350,14 @@ _SIGNATURE = nt.void(
     *(nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),  # the reference's story
     *(nt.uint64[::1], nt.uint64[::1], nt.uint64[:, ::1], nt.uint64[::1], nt.uint8[::1]),  # policy
     nt.uint64[::1],  # costs
-    *(nt.uint8[::1], nt.uint32[::1], nt.uint8[:, ::1], nt.uint32[::1], nt.uint8[::1], nt.uint32[::1]),  # profile
+    *(
+        nt.uint8[::1],
+        nt.uint32[::1],
+        nt.uint8[:, ::1],
+        nt.uint32[::1],
+        nt.uint8[::1],
+        nt.uint32[::1],
+    ),  # profile
     *(nt.uint64[:, ::1], nt.uint64[:, ::1], nt.uint64[::1]),  # state
     *(nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[::1], nt.uint64[:, :, ::1], nt.uint64[:, ::1]),  # counters
     *(nt.int64, nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[:, ::1]),  # outcomes
@@ -359,7 +366,7 @@ _SIGNATURE = nt.void(
 
 
 @compiled(_SIGNATURE)
-def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915  # see the module's docstring
+def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see the module's docstring
     kinds,
     args,
     modes,
@@ -493,7 +500,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     moment = _LEAVE_GUEST + vcpu[c, RUNG]
                     p = vcpu[c, RESIDENT_ON] - ONE
             elif step == _CLIMB:
-                p = vcpu[subject, RESIDENT_ON] - ONE if vcpu[subject, RESIDENT_ON] != ZERO else vcpu[subject, HOME]
+                p = (
+                    vcpu[subject, RESIDENT_ON] - ONE
+                    if vcpu[subject, RESIDENT_ON] != ZERO
+                    else vcpu[subject, HOME]
+                )
                 if vcpu[subject, RUNG] < target:
                     climbs = True
                     moment = _LEAVE_GUEST + vcpu[subject, RUNG]
@@ -541,7 +552,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                         if is_svm:
                             code = U64(0x30 if is_write else 0x20) + arg
                         if not is_retired:
-                            gd = (physical[p, HARDWARE_DR7] & DR7_GD) != ZERO  # what the exit saves in the field
+                            gd = (
+                                physical[p, HARDWARE_DR7] & DR7_GD
+                            ) != ZERO  # what the exit saves in the field
                             condition = (
                                 (ONE if is_undefined else ZERO)
                                 | (_TWO if is_unprivileged else ZERO)
@@ -581,7 +594,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                             if slot < _FIVE:
                                 owner = physical[p, _OWNER_AT + slot]
                                 if owner != v + ONE and owner != _NOBODY:
-                                    leaks[LEAK_USED_BY_GUEST, slot if slot < _FOUR else register, owner] += ONE
+                                    leaks[LEAK_USED_BY_GUEST, slot if slot < _FOUR else register, owner] += (
+                                        ONE
+                                    )
                             if vcpu[v, WINDOW] == _WINDOW_OPEN:
                                 vcpu[v, WINDOW_SIZE] += ONE
                 elif group == _MATCH:
@@ -719,7 +734,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0913, PLR0915
                     else:
                         step = _HOST_APPLY
             else:  # _HOST_APPLY
-                p = vcpu[subject, RESIDENT_ON] - ONE if vcpu[subject, RESIDENT_ON] != ZERO else vcpu[subject, HOME]
+                p = (
+                    vcpu[subject, RESIDENT_ON] - ONE
+                    if vcpu[subject, RESIDENT_ON] != ZERO
+                    else vcpu[subject, HOME]
+                )
                 step = _DONE
                 if kind == _SCHED_OUT:
                     moment = _SCHEDULED_OUT

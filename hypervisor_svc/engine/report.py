@@ -91,13 +91,17 @@ def _event_name(kind: int, register: int) -> str:
 
 
 def _finding(
-    numbers: tuple[int, int, int, int], story: tuple[int, int], expected: tuple[int, int], where: tuple[str, str]
+    numbers: tuple[int, int, int, int],
+    story: tuple[int, int],
+    expected: tuple[int, int],
+    where: tuple[str, str],
 ) -> report_pb2.Finding:
     event, vcpu, kind, register = numbers
     here, there = where
     if kind not in (EventKind.MOV_TO_DR, EventKind.MOV_FROM_DR):
         register = 0
     shown = expected[1] if expected[0] != Story.NOTHING else 0
+    seen = f"{here} {_describe(*story)}; {there} {_describe(expected[0], shown)}"
     return report_pb2.Finding(
         event=event,
         vcpu=vcpu,
@@ -107,7 +111,7 @@ def _finding(
         value=story[1],
         expected_story=outcome_pb2.Story.ValueType(expected[0]),
         expected_value=shown,
-        what=f"{_event_name(kind, register)}: {here} {_describe(*story)}; {there} {_describe(expected[0], shown)}",
+        what=f"{_event_name(kind, register)}: {seen}",
     )
 
 
@@ -158,7 +162,9 @@ def _window_buckets(sizes: records.Words) -> list[report_pb2.WindowBucket]:
         if bucket >= records.WINDOW_EXACT:
             bits = int(bucket) - records.WINDOW_EXACT + 7
             low, high = 1 << (bits - 1), (1 << bits) - 1
-        buckets.append(report_pb2.WindowBucket(from_accesses=low, to_accesses=high, windows=int(sizes[bucket])))
+        buckets.append(
+            report_pb2.WindowBucket(from_accesses=low, to_accesses=high, windows=int(sizes[bucket]))
+        )
     return buckets
 
 

@@ -81,7 +81,7 @@ def pack_operations(operations: Operations | policy_pb2.OperationCounts) -> int:
         operations.vmwrites,
         operations.msr_accesses,
     )
-    if max(parts) > 63:  # noqa: PLR2004  # eight bits a count, and an exit sums several cells
+    if max(parts) > 63:  # eight bits a count, and an exit sums several cells
         message = f"an action costs {max(parts)} operations; 63 is the most"
         raise BadTable(message)
     return sum(part << (8 * k) for k, part in enumerate(parts))
@@ -126,7 +126,8 @@ def _moment_cells(
         lacking = min(len(rows.actions), len(rows.next_memory))
         message = f"{name}: {moment.name} has {lacking} rows for {count} states"
         if lacking < count:
-            state = dict(zip(inputs, np.unravel_index(lacking, sizes), strict=True)) if inputs else {}
+            place = [int(value) for value in np.unravel_index(lacking, sizes)] if inputs else []
+            state = dict(zip(inputs, place, strict=True))
             message += f"; the first without an answer is {_Cell(moment, state, frozenset(), 0).where()}"
         raise BadTable(message)
 
@@ -215,6 +216,7 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
 
     Raises:
         BadTable: naming the policy, the moment and the state.
+
     """
     if not 1 <= len(table.memories) <= MAX_MEMORIES:
         message = f"{table.name}: has {len(table.memories)} memories, expected 1 to {MAX_MEMORIES}"

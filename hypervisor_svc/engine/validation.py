@@ -1,13 +1,17 @@
 """What a block must be like before any of it is applied."""
 
-from typing import Final
+from enum import IntEnum
+from typing import Final, NamedTuple
 
+import numba.types as nt
 import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.debugreg import VECTOR_DB
-from exitlab.events import COLUMN_NAMES, EventColumns, EventKind, Mark, Mode
+from exitlab.events import COLUMN_DTYPES, Column, EventColumns, EventKind, Mark, Mode
+from hypervisor_svc.arch.compiled import compiled
 
+MAX_REASONS: Final = 1024
 _KINDS: Final = len(EventKind)
 _NOT_MODELLED: Final = (
     EventKind.VMRUN,
@@ -16,7 +20,39 @@ _NOT_MODELLED: Final = (
     EventKind.GET_DEBUGREGS,
 )
 _NOT_COMPUTED: Final = (EventKind.INT1, EventKind.POPF, EventKind.MOV_SS, EventKind.STI)
-MAX_REASONS: Final = 1024
+_EXCEPTION: Final = int(EventKind.EXCEPTION)
+_FIRST_HOST_KIND: Final = int(EventKind.SCHED_OUT)
+_CONDITIONAL: Final = np.uint8(Mark.IF_FAULT | Mark.IF_OK)
+_RECORDED_DB: Final = np.uint32(VECTOR_DB)
+
+
+class Block(NamedTuple):
+    """Consecutive events with every column there; arrays of one length."""
+
+    kinds: NDArray[np.uint8]
+    args: NDArray[np.uint8]
+    modes: NDArray[np.uint8]
+    marks: NDArray[np.uint8]
+    vcpus: NDArray[np.uint8]
+    gap_cycles: NDArray[np.uint32]
+    selectors: NDArray[np.uint32]
+    values: NDArray[np.uint64]
+    rips: NDArray[np.uint64]
+
+
+class Rule(IntEnum):
+    """What a block can break, in the order in which an event is looked at."""
+
+    NONE = 0
+    KIND = 1
+    VCPU = 2
+    NOT_MODELLED = 3
+    ARG = 4
+    SELECTOR = 5
+    RECORDED_DB = 6
+    MODE = 7
+    BOTH_CONDITIONS = 8
+    HOST_CONDITION = 9
 
 
 class BadEvents(ValueError):
@@ -29,17 +65,69 @@ class BadEvents(ValueError):
         self.event = event
 
 
-def complete(events: EventColumns) -> EventColumns:
+def complete(events: EventColumns) -> Block:
     """Return the events with zeros for every column that is left out."""
-    count = len(events)
-    zeros = np.zeros(count, np.uint64)
-    arrays: list[NDArray[np.generic]] = []
-    for name, dtype in zip(
-        COLUMN_NAMES, ("u1", "u1", "u1", "u1", "u1", "u4", "u4", "u8", "u8"), strict=True
-    ):
-        array = getattr(events, name)
-        arrays.append(zeros.view(dtype)[:count] if array is None else array)
-    return EventColumns(*arrays)  # type: ignore[arg-type]  # of the right types by name
+    zeros = np.zeros(len(events), np.uint64)
+    arrays = []
+    for column in Column:
+        array = events.column(column)
+        arrays.append(zeros.view(COLUMN_DTYPES[column])[: len(events)] if array is None else array)
+    return Block(*arrays)
+
+
+_U8 = nt.Array(nt.uint8, 1, "C", readonly=True, aligned=False)
+_U32 = nt.Array(nt.uint32, 1, "C", readonly=True, aligned=False)
+_SIGNATURE = nt.int64(
+    *(_U8, _U8, _U8, _U8, _U8, _U32),
+    *(nt.int64, nt.boolean, nt.uint8, nt.uint8[::1], nt.uint8[::1], nt.uint32[::1]),
+    *(nt.uint64[::1], nt.int64[::1]),
+)
+
+
+@compiled(_SIGNATURE)
+def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature
+    kinds,
+    args,
+    modes,
+    marks,
+    vcpus,
+    selectors,
+    vcpu_count,
+    is_computed,
+    refused_modes,
+    refused_kinds,
+    largest_args,
+    largest_selectors,
+    counts,
+    where,
+):
+    """Return the first rule that an event breaks and put its index into ``where``; count kinds."""
+    for i in range(np.uint64(kinds.size)):
+        kind = kinds[i]
+        broken = 0
+        if kind == 0 or kind > _KINDS:
+            broken = 1
+        elif vcpus[i] >= vcpu_count:
+            broken = 2
+        elif refused_kinds[kind] != 0:
+            broken = 3
+        elif args[i] > largest_args[kind]:
+            broken = 4
+        elif selectors[i] > largest_selectors[kind]:
+            broken = 5
+        elif is_computed and kind == _EXCEPTION and selectors[i] == _RECORDED_DB:
+            broken = 6
+        elif (modes[i] & refused_modes) != 0:
+            broken = 7
+        elif (marks[i] & _CONDITIONAL) == _CONDITIONAL:
+            broken = 8
+        elif kind >= _FIRST_HOST_KIND and (marks[i] & _CONDITIONAL) != 0:
+            broken = 9
+        if broken != 0:
+            where[0] = i
+            return broken
+        counts[kind] += np.uint64(1)
+    return 0
 
 
 class Checker:
@@ -51,81 +139,64 @@ class Checker:
         self._physical_cpus = physical_cpus
         self._is_computed = is_computed
         self._reasons: set[int] = set()
-        self._never = np.zeros(256, np.bool_)
-        self._never[[*_NOT_MODELLED, *(_NOT_COMPUTED if is_computed else ())]] = True
+        self._refused_modes = np.uint8(Mode.TF | Mode.INTERRUPT_SHADOW if is_computed else 0)
+        self._refused_kinds = np.zeros(64, np.uint8)
+        self._refused_kinds[[*_NOT_MODELLED, *(_NOT_COMPUTED if is_computed else ())]] = 1
+        self._largest_args = np.full(64, 255, np.uint8)
+        self._largest_args[[EventKind.MOV_TO_DR, EventKind.MOV_FROM_DR]] = 7
+        self._largest_args[EventKind.STAGE] = 5
+        self._largest_args[EventKind.STATE] = 0
+        self._largest_selectors = np.full(64, 0xFFFF_FFFF, np.uint32)
+        self._largest_selectors[[EventKind.SCHED_IN, EventKind.HOST_BREAKPOINTS]] = physical_cpus - 1
 
-    def check(self, events: EventColumns, first_event: int) -> None:
-        """Refuse a block of complete columns that cannot be applied.
+    def check(self, block: Block, first_event: int) -> NDArray[np.uint64]:
+        """Refuse a block that cannot be applied; return its number of events of each kind.
 
         Raises:
-            BadEvents: naming the first bad event of the first rule that is broken.
+            BadEvents: naming the first bad event and the first rule that it breaks.
+
         """
-        if not len(events):
-            return
-        kinds = events.kinds
+        counts = np.zeros(64, np.uint64)
+        where = np.zeros(1, np.int64)
+        broken = _first_broken(
+            *(block.kinds, block.args, block.modes, block.marks, block.vcpus, block.selectors),
+            *(self._vcpus, self._is_computed, self._refused_modes, self._refused_kinds),
+            *(self._largest_args, self._largest_selectors, counts, where),
+        )
+        if broken:
+            self._refuse(Rule(broken), block, int(where[0]), first_event)
+        if counts[EventKind.EXIT]:
+            self._check_reasons(block, first_event)
+        return counts
 
-        def refuse(bad: NDArray[np.bool_], field: str, message: str) -> None:
-            if bad.any():
-                at = int(bad.argmax())
-                values = getattr(events, field)
-                text = message.format(value=int(values[at]), kind=_kind_name(int(kinds[at])))
-                raise BadEvents(f"block.{field}", first_event + at, text)
-
-        if int(kinds.min()) == 0 or int(kinds.max()) > _KINDS:
-            refuse((kinds == 0) | (kinds > _KINDS), "kinds", f"kind {{value}} is unknown, expected 1 to {_KINDS}")
-        if int(events.vcpus.max()) >= self._vcpus:  # type: ignore[union-attr]  # complete
-            refuse(
-                events.vcpus >= self._vcpus,  # type: ignore[operator]  # complete
-                "vcpus",
-                f"vCPU {{value}} is out of range, the session has {self._vcpus}",
-            )
-        present = np.bincount(kinds, minlength=256) > 0
-        if (present & self._never).any():
-            refuse(self._never[kinds], "kinds", "{kind} is not modelled yet in such a session")
-        self._check_rest(events, present, refuse)
-
-    def _check_rest(self, events: EventColumns, present: NDArray[np.bool_], refuse) -> None:  # type: ignore[no-untyped-def]  # local function
-        kinds = events.kinds
-        args, marks, modes, selectors = events.args, events.marks, events.modes, events.selectors
-        assert args is not None  # complete
-        assert marks is not None
-        assert modes is not None
-        assert selectors is not None
-        if present[[EventKind.MOV_TO_DR, EventKind.MOV_FROM_DR]].any():
-            refuse((kinds <= EventKind.MOV_FROM_DR) & (args > 7), "args", "debug register {value} does not exist")
-        if present[EventKind.STAGE]:
-            refuse((kinds == EventKind.STAGE) & (args > 5), "args", "stage slot {value} does not exist, 0 to 5 do")
-        if present[EventKind.STATE]:
-            refuse((kinds == EventKind.STATE) & (args > 0), "args", "state {value} is unknown, 0 is CR4.DE")
-        for kind in (EventKind.SCHED_IN, EventKind.HOST_BREAKPOINTS):
-            if present[kind]:
-                bad = (kinds == kind) & (selectors >= self._physical_cpus)
-                text = f"physical CPU {{value}} is out of range, the session has {self._physical_cpus}"
-                refuse(bad, "selectors", text)
-        if self._is_computed:
-            if present[EventKind.EXCEPTION]:
-                recorded = (kinds == EventKind.EXCEPTION) & (selectors == VECTOR_DB)
-                refuse(recorded, "kinds", "a recorded #DB in a session that computes breakpoints")
-            refuse(
-                (modes & (Mode.TF | Mode.INTERRUPT_SHADOW)) != 0,
+    def _refuse(self, rule: Rule, block: Block, at: int, first_event: int) -> None:
+        number = int(block.kinds[at])
+        kind = EventKind(number).name if 1 <= number <= _KINDS else str(number)
+        arg, selector = int(block.args[at]), int(block.selectors[at])
+        field, text = {
+            Rule.KIND: ("kinds", f"kind {number} is unknown, expected 1 to {_KINDS}"),
+            Rule.VCPU: ("vcpus", f"vCPU {block.vcpus[at]} is out of range, the session has {self._vcpus}"),
+            Rule.NOT_MODELLED: ("kinds", f"{kind} is not modelled yet in such a session"),
+            Rule.ARG: ("args", f"{kind} of {arg} does not exist, 0 to {self._largest_args[number % 64]} do"),
+            Rule.SELECTOR: (
+                "selectors",
+                f"{kind} names physical CPU {selector}, the session has {self._physical_cpus}",
+            ),
+            Rule.RECORDED_DB: ("kinds", "a recorded #DB in a session that computes breakpoints"),
+            Rule.MODE: (
                 "modes",
-                "TF and the interrupt shadow are not modelled yet (modes {value:#x})",
-            )
-        both = Mark.IF_FAULT | Mark.IF_OK
-        refuse((marks & both) == both, "marks", "IF_FAULT and IF_OK exclude each other")
-        host = (kinds >= EventKind.SCHED_OUT) & ((marks & both) != 0)
-        refuse(host, "marks", "{kind} cannot depend on a guest's fault")
-        if present[EventKind.EXIT]:
-            self._check_reasons(events, refuse)
+                f"TF and the interrupt shadow are not modelled yet (modes {int(block.modes[at]):#x})",
+            ),
+            Rule.BOTH_CONDITIONS: ("marks", "IF_FAULT and IF_OK exclude each other"),
+            Rule.HOST_CONDITION: ("marks", f"{kind} cannot depend on a guest's fault"),
+        }[rule]
+        raise BadEvents(f"block.{field}", first_event + at, text)
 
-    def _check_reasons(self, events: EventColumns, refuse) -> None:  # type: ignore[no-untyped-def]  # local function
-        recorded = events.kinds == EventKind.EXIT
-        assert events.selectors is not None  # complete
-        reasons = self._reasons | {int(code) for code in np.unique(events.selectors[recorded])}
+    def _check_reasons(self, block: Block, first_event: int) -> None:
+        recorded = block.kinds == EventKind.EXIT
+        reasons = self._reasons | {int(code) for code in np.unique(block.selectors[recorded])}
         if len(reasons) > MAX_REASONS:
-            refuse(recorded, "selectors", f"more than {MAX_REASONS} different exit reasons in one session")
+            at = first_event + int(recorded.argmax())
+            text = f"more than {MAX_REASONS} different exit reasons in one session"
+            raise BadEvents("block.selectors", at, text)
         self._reasons = reasons
-
-
-def _kind_name(number: int) -> str:
-    return EventKind(number).name if 1 <= number <= _KINDS else str(number)

@@ -6,9 +6,9 @@ To add one: write its file, give its name a maker in ``_MAKERS``; everything els
 import difflib
 from collections.abc import Callable
 from functools import cache
-from typing import Final
+from typing import Final, TypeAlias
 
-from exitlab import debugreg
+from exitlab.debugreg import dr6_writable
 from exitlab.v1 import hypervisor_pb2, policy_pb2
 from hypervisor_svc.policies.base import SVM, VMX, Policy, Vendor, tabulate
 from hypervisor_svc.policies.ignore import Ignore
@@ -16,7 +16,7 @@ from hypervisor_svc.policies.kvm import ERAS, Era, Kvm
 from hypervisor_svc.policies.swap_each_entry import SwapEachEntry
 
 DEFAULT_POLICY: Final = "kvm-6.14"
-_BOTH: Final = (VMX, SVM)
+_BOTH: Final[tuple[Vendor, ...]] = (VMX, SVM)
 _VENDOR_WORDS: Final = {VMX: "vmx", SVM: "svm"}
 
 
@@ -28,19 +28,12 @@ class NoSuchVendor(LookupError):
     """The policy does not exist on that vendor."""
 
 
-def dr6_writable(*, rtm: bool, bus_lock_detect: bool) -> int:
-    """Return the bits of DR6 that a guest can write on a CPU with these features."""
-    return (
-        debugreg.DR6_WRITABLE | (debugreg.DR6_RTM if rtm else 0) | (debugreg.DR6_BUS_LOCK if bus_lock_detect else 0)
-    )
-
-
-_Maker = Callable[[Vendor, int], Policy]
+_Maker: TypeAlias = Callable[[Vendor, int], Policy]
 
 
 def _kvm_maker(era: Era) -> tuple[tuple[Vendor, ...], _Maker]:
     # DR7 is always part of the VMCB, so there are no debug controls to skip on SVM.
-    vendors = (VMX,) if era.skips_debug_controls else _BOTH
+    vendors: tuple[Vendor, ...] = (VMX,) if era.skips_debug_controls else _BOTH
     return vendors, lambda vendor, writable: Kvm(era, vendor, dr6_writable=writable)
 
 
@@ -61,6 +54,7 @@ def policy_vendors(name: str) -> tuple[Vendor, ...]:
 
     Raises:
         UnknownPolicy: with the near matches.
+
     """
     if name not in _MAKERS:
         near = difflib.get_close_matches(name, _MAKERS, cutoff=0.4)
@@ -71,6 +65,7 @@ def policy_vendors(name: str) -> tuple[Vendor, ...]:
     return _MAKERS[name][0]
 
 
+# A protobuf message can be changed by its holder, so its bytes are kept.
 @cache
 def _table_bytes(name: str, vendor: Vendor, writable: int) -> bytes:
     return tabulate(_MAKERS[name][1](vendor, writable)).SerializeToString(deterministic=True)
@@ -82,6 +77,7 @@ def policy_table(name: str, vendor: Vendor, features: policy_pb2.CpuFeatures) ->
     Raises:
         UnknownPolicy: with the near matches.
         NoSuchVendor: the policy does not exist on that vendor.
+
     """
     if vendor not in policy_vendors(name):
         exists = ", ".join(_VENDOR_WORDS[known] for known in policy_vendors(name))

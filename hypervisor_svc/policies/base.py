@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 from exitlab import debugreg
 from exitlab.v1 import policy_pb2
@@ -33,7 +33,7 @@ from hypervisor_svc.engine.vocabulary import (
 
 VMX: Final = policy_pb2.VENDOR_VMX
 SVM: Final = policy_pb2.VENDOR_SVM
-Vendor = policy_pb2.Vendor
+Vendor: TypeAlias = policy_pb2.Vendor.ValueType
 
 
 class NoMemory(IntEnum):
@@ -71,7 +71,7 @@ class PolicyError(ValueError):
     """A policy that cannot be tabulated; the message names it, the moment and the input."""
 
 
-class _Asked(Exception):  # noqa: N818  # a question, not an error
+class _Asked(Exception):  # a question, not an error
     def __init__(self, wanted: Input) -> None:
         super().__init__(wanted)
         self.wanted = wanted
@@ -241,7 +241,9 @@ def _moment_table(policy: Policy, moment: Moment, actions: list[Action]) -> poli
     inputs = _asked_inputs(policy, moment, answer)
     sizes = [len(policy.memories) if wanted is Input.MEMORY else INPUT_SIZES[wanted] for wanted in inputs]
     rows = policy_pb2.MomentTable(
-        moment=policy_pb2.Moment.ValueType(moment + 1), inputs=[wanted.name.lower() for wanted in inputs], sizes=sizes
+        moment=policy_pb2.Moment.ValueType(moment + 1),
+        inputs=[wanted.name.lower() for wanted in inputs],
+        sizes=sizes,
     )
     memory = bytearray()
     for state in itertools.product(*(range(size) for size in sizes)):
@@ -270,6 +272,7 @@ def tabulate(policy: Policy) -> policy_pb2.PolicyTable:
 
     Raises:
         PolicyError: the policy asks for an input that a moment does not show.
+
     """
     actions = list(Action)
     moments = (_moment_table(policy, moment, actions) for moment in Moment)

@@ -62,6 +62,9 @@ class SkippingMemory(IntEnum):
     CLOSED_SKIPPING = 2
 
 
+NO_QUIRKS: Final = Quirk(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Era:
     """What distinguishes the versions of KVM."""
@@ -78,7 +81,7 @@ class Era:
     svm_intercepts_db: bool = True
     svm_keeps_dr6_in_field: bool = False  # arch.dr6 is the VMCB's
     is_fast_path_there: bool = True
-    quirks: Quirk = Quirk(0)
+    quirks: Quirk = NO_QUIRKS
     dr7_writable: int = debugreg.DR7_WRITABLE
     knows_features: bool = True  # RTM and bus lock in the DR6 masks
     claims_correct: bool = True
@@ -278,7 +281,7 @@ class Kvm(Policy):
         if check is not Check.NONE and not (is_late and era.opens_window):
             return do(Action.INJECT)
         if era.opens_window and sees.debugger is Debugger.NONE:
-            controls = ()
+            controls: tuple[Action, ...] = ()
             if era.skips_debug_controls and sees.memory == SkippingMemory.CLOSED_SKIPPING:
                 controls = (Action.CONTROLS_ON,)
             return do(Action.DISARM, Action.REEXECUTE, controls, memory=Memory.OPEN)

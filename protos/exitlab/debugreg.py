@@ -48,3 +48,13 @@ VECTOR_GP: Final = 13  # general protection
 def dr7_slot_enables(slot: int) -> int:
     """Return the mask of L and G of breakpoint ``slot`` (0 to 3)."""
     return 0b11 << (2 * slot)
+
+
+def dr6_writable(*, rtm: bool, bus_lock_detect: bool) -> int:
+    """Return the bits of DR6 that a guest can write on a CPU with these features."""
+    bits = DR6_WRITABLE
+    if rtm:
+        bits |= DR6_RTM
+    if bus_lock_detect:
+        bits |= DR6_BUS_LOCK
+    return bits

@@ -164,5 +164,8 @@ class EventColumns:
 
     def rows(self, start: int, stop: int) -> "EventColumns":
         """Return events ``start`` to ``stop`` (exclusive) as views."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return EventColumns(*(None if part is None else part[start:stop] for part in parts))
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        cut: dict[str, Any] = {
+            name: None if part is None else part[start:stop] for name, part in parts.items()
+        }
+        return EventColumns(**cut)
