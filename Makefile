@@ -1,3 +1,46 @@
-.PHONY: help
+# Everything is set up in .venv; only python3 (3.11 or newer, with venv) and make are needed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test check stubs bench clean
+
 help:
-	@echo "make demo | make test | make check | make stubs | make bench"
+	@echo "make demo    run the seed workload and a recorded Linux guest, and say what was found"
+	@echo "make test    run the tests"
+	@echo "make check   lint, types, import contract, proto lint"
+	@echo "make bench   measure; a table of ratios and build/bench.json"
+	@echo "make stubs   make the committed gRPC stubs again"
+
+.venv/made: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install --editable '.[hypervisor]'
+	$(BIN)/hypervisor-svc warm
+	touch $@
+
+.venv/made-test: .venv/made
+	$(PIP) install --group test --group check
+	touch $@
+
+demo: .venv/made
+	$(BIN)/guest-svc demo
+
+test: .venv/made-test
+	$(BIN)/pytest
+
+check: .venv/made-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+
+bench: .venv/made-test
+	$(BIN)/python -m tests.bench
+
+stubs: .venv/made
+	$(BIN)/python protos/generate.py
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
