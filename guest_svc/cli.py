@@ -1,0 +1,296 @@
+"""The guest's commands.
+
+Only argparse is imported at the top: help and refusals need nothing else, and an embedded hypervisor
+is started before the guest imports numpy and grpc.
+
+Exit codes: 0 ran; 1 a check failed; 2 bad input or nothing to connect to; 3 started and could not
+finish; 70 a bug of ours; 130 and 143 interrupted or terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from guest_svc.errors import BadInput, GuestError
+
+TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import ExitStack
+    from typing import Any, NoReturn
+
+    from guest_svc.stream import Hypervisor
+
+CHECK_FAILED = 1
+BAD_INPUT = 2
+OUR_BUG = 70
+INTERRUPTED = 130
+TERMINATED = 143
+
+DEFAULT_POLICY = "kvm-6.14"
+COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
+DEFAULT_PRICES = "seed-2014"
+HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
+DEFAULT_COLUMNS = 80
+TRACEBACK_VARIABLE = "EXITLAB_TRACEBACK"
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help as wide as the terminal; argparse would import shutil and with it all compressors."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = os.get_terminal_size().columns
+        except OSError:
+            columns = DEFAULT_COLUMNS
+        super().__init__(prog, width=columns - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose refusals are one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except GuestError as error:
+        print(f"guest-svc: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        told = " ".join(str(error).split())
+        print(f"guest-svc: a bug of ours: {type(error).__name__}: {told}", file=sys.stderr)
+        print(f"guest-svc: set {TRACEBACK_VARIABLE}=1 to see where", file=sys.stderr)
+        return OUR_BUG
+
+
+def _command() -> ExitStack:
+    """Return what a command's subprocesses and connections are closed by, also if it is terminated."""
+    import signal  # noqa: PLC0415  (a help text needs none of these)
+    from contextlib import ExitStack  # noqa: PLC0415
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        del number, frame
+        raise SystemExit(TERMINATED)  # unwinds
+
+    signal.signal(signal.SIGTERM, terminate)
+    return ExitStack()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="guest-svc", description="Streams a guest's events to an emulated hypervisor.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run a source under one policy")
+    run.set_defaults(command=_run)
+    _add_source(run, "a workload, or the file of a recorded trace", (DEFAULT_POLICY,))
+
+    compare = commands.add_parser("compare", help="run a source under several policies in one pass")
+    compare.set_defaults(command=_compare)
+    _add_source(compare, "a workload, or the file of a recorded trace", COMPARED_POLICIES)
+
+    replay = commands.add_parser("replay", help="compare policies on a recorded trace")
+    replay.set_defaults(command=_compare)
+    _add_source(replay, "the file of a recorded trace, or the name of a shipped one", COMPARED_POLICIES)
+    replay.set_defaults(must_be_recorded=True)
+
+    workloads = commands.add_parser("workloads", help="list the workloads and their parameters")
+    workloads.set_defaults(command=_workloads)
+    _add_output(workloads)
+
+    conform = commands.add_parser("conform", help="check policies against a file of vectors")
+    conform.set_defaults(command=_conform)
+    conform.add_argument(
+        "vectors", metavar="VECTORS", nargs="?", help="the vector file (default: the shipped one)"
+    )
+    _add_policies(conform, ("correct",))
+    conform.add_argument("--vendor", choices=("vmx", "svm"), help="one vendor only (default both)")
+    _add_hypervisor(conform)
+    _add_output(conform)
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Sequence[str]) -> None:
+    parser.set_defaults(must_be_recorded=False)
+    parser.add_argument("source", metavar="SOURCE", help=help_text)
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter of the workload; may be repeated",
+    )
+    _add_policies(parser, policies)
+    parser.add_argument("--vendor", choices=("vmx", "svm"), default="vmx", help="(default vmx)")
+    parser.add_argument("--events", type=int, metavar="N", help="cut the source, or extend it, to N events")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
+    parser.add_argument("--cpi", metavar="X", help="guest cycles of a trace's instruction (default 1)")
+    parser.add_argument(
+        "--prices",
+        action="append",
+        metavar="NAME",
+        help=f"price list; may be repeated (default {DEFAULT_PRICES})",
+    )
+    parser.add_argument(
+        "--ranges", action="store_true", help="also print losses over ranges of the prices of DR accesses"
+    )
+    parser.add_argument("--detail", action="store_true", help="also print exits and latency by reason")
+    parser.add_argument(
+        "--fail-on-divergence", action="store_true", help="exit with 1 if a policy's story diverges"
+    )
+    _add_hypervisor(parser)
+    _add_output(parser)
+
+
+def _add_policies(parser: argparse.ArgumentParser, defaults: Sequence[str]) -> None:
+    parser.add_argument(
+        "--policy",
+        action="append",
+        metavar="P",
+        help=f"a policy, 'all' or 'correct'; may be repeated (default {', '.join(defaults)})",
+    )
+    parser.set_defaults(default_policies=tuple(defaults))
+
+
+def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hypervisor",
+        metavar="ADDR",
+        default=os.environ.get(HYPERVISOR_VARIABLE),
+        help=f"host:port or unix:PATH (default: ${HYPERVISOR_VARIABLE}, else a private one)",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", choices=("text", "json", "csv"), default="text", help="(default text)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a source under one policy."""
+    if len(options.policy or ()) > 1 or {"all", "correct"} & set(options.policy or ()):
+        raise BadInput("run takes one policy; compare takes several")
+    return _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Run a source under policies and print what came of it."""
+    parameters = parse_assignments(options.parameter)
+    with _command() as stack:
+        find_address = _start_hypervisor(options, stack)
+        from guest_svc import render, results, run, sources  # noqa: PLC0415  (imports numpy and grpc)
+
+        workload = sources.open_source(
+            sources.SourceChoice(
+                source=options.source,
+                parameters=parameters,
+                seed=options.seed,
+                events=options.events,
+                cycles_per_instruction=options.cpi,
+                must_be_recorded=options.must_be_recorded,
+            )
+        )
+        plan = run.Plan(
+            policies=options.policy or options.default_policies,
+            vendor=results.vendor_number(options.vendor),
+            price_names=list(dict.fromkeys(options.prices or (DEFAULT_PRICES,))),
+            has_ranges=options.ranges,
+        )
+        hypervisor = _connect(find_address, stack)
+        document = run.compare(hypervisor, workload, plan)
+        _write(render.formatted(document, options.output, has_detail=options.detail))
+    has_diverged = any(lane["story"]["verdict"] == "diverged" for lane in document["lanes"])
+    return CHECK_FAILED if options.fail_on_divergence and has_diverged else 0
+
+
+def _workloads(options: argparse.Namespace) -> int:
+    """List the workloads."""
+    import json  # noqa: PLC0415  (only for this output)
+
+    from guest_svc import sources  # noqa: PLC0415  (imports the workloads)
+
+    workloads = sources.list_workloads()
+    if options.output == "json":
+        _write(json.dumps({"workloads": workloads}, indent=2) + "\n")
+    else:
+        _write(sources.list_csv(workloads) if options.output == "csv" else sources.list_text(workloads))
+    return 0
+
+
+def _conform(options: argparse.Namespace) -> int:
+    """Run a vector file and print what came of it."""
+    with _command() as stack:
+        find_address = _start_hypervisor(options, stack)
+        from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
+
+        from guest_svc import conform, results, vectors  # noqa: PLC0415  (imports numpy and grpc)
+
+        chosen = vectors.read_vectors(Path(options.vectors) if options.vectors else vectors.SHIPPED)
+        hypervisor = _connect(find_address, stack)
+        vendors = [
+            results.vendor_number(name) for name in ([options.vendor] if options.vendor else ("vmx", "svm"))
+        ]
+        lanes = conform.choose_lanes(
+            hypervisor.policies(), options.policy or options.default_policies, vendors
+        )
+        outcome = conform.run_vectors(hypervisor, chosen, lanes)
+        document = outcome.document()
+        _write(conform.formatted(document, options.output, len(lanes)))
+    return CHECK_FAILED if document["failed"] else 0
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """Return parameters given as ``key=value``.
+
+    Raises:
+        BadInput: One is not written so, or a key is there twice.
+
+    """
+    parameters: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise BadInput(f"-p {text}: expected key=value")
+        if key in parameters:
+            raise BadInput(f"-p {text}: {key} is there twice")
+        parameters[key] = value
+    return parameters
+
+
+def _start_hypervisor(options: argparse.Namespace, stack: ExitStack) -> Callable[[], str]:
+    """Start a private hypervisor unless an address is given; the result waits for its address."""
+    if options.hypervisor:
+        return lambda: str(options.hypervisor)
+    from guest_svc.embedded import EmbeddedHypervisor  # noqa: PLC0415  (needed only without an address)
+
+    embedded = stack.enter_context(EmbeddedHypervisor())
+    return lambda: embedded.address
+
+
+def _connect(find_address: Callable[[], str], stack: ExitStack) -> Hypervisor:
+    from guest_svc.stream import Hypervisor  # noqa: PLC0415  (imports grpc)
+
+    return stack.enter_context(Hypervisor(find_address()))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

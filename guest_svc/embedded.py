@@ -1,0 +1,140 @@
+"""A private hypervisor: a subprocess on a unix socket that dies with its parent.
+
+The child watches an inherited pipe whose other end only the parent holds, so however the parent
+ends, the child sees the end of the pipe and goes too. Nothing heavy is imported here: the child
+starts first and loads its compiler while the guest loads numpy and grpc.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from types import TracebackType
+from typing import IO, Self
+
+from guest_svc.errors import NotConnected
+from guest_svc.progress import notice
+
+_LISTENING = "listening on"
+_LONGEST_SOCKET_PATH = 90  # sun_path holds 108 bytes on Linux, 104 on the BSDs
+_STOP_SECONDS = 5.0
+
+
+class EmbeddedHypervisor:
+    """A hypervisor of our own; ``address`` blocks until it listens."""
+
+    def __init__(self) -> None:
+        """Start the subprocess and return at once."""
+        self._folder: str | None = None
+        listen = "127.0.0.1:0"
+        if hasattr(socket, "AF_UNIX"):
+            self._folder = _short_folder()
+            listen = f"unix:{self._folder}/h"
+        self._listen = listen
+        self._address: str | None = None
+        self._last_lines: deque[str] = deque(maxlen=20)
+        self._drainer: threading.Thread | None = None
+        child_end, self._our_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                _command(listen, child_end),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(child_end,),
+                start_new_session=True,  # Ctrl-C is the parent's to handle; the pipe tells the child
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except BaseException:
+            os.close(self._our_end)
+            self._remove_folder()
+            raise
+        finally:
+            os.close(child_end)
+
+    @property
+    def address(self) -> str:
+        """The address to connect to, once the hypervisor listens there.
+
+        Raises:
+            NotConnected: the subprocess ended before it listened.
+
+        """
+        if self._address is None:
+            with notice("starting a hypervisor; its engine is compiled at the first start ..."):
+                self._address = self._wait_until_listening()
+        return self._address
+
+    def _wait_until_listening(self) -> str:
+        lines = self._process.stdout
+        assert lines is not None
+        for line in lines:
+            self._last_lines.append(line.rstrip())
+            if _LISTENING in line:
+                self._drainer = threading.Thread(target=self._drain, args=(lines,), daemon=True)
+                self._drainer.start()
+                return listening_address(line, self._listen)
+        status = self._process.wait()
+        # Its own word comes first; a hint where to look, or a traceback, may follow.
+        words = [line for line in self._last_lines if line.startswith("hypervisor-svc: ")]
+        said = "".join(f": {line}" for line in (words or list(self._last_lines)[-1:])[:1])
+        raise NotConnected(f"the embedded hypervisor ended with status {status} before it listened{said}")
+
+    def _drain(self, lines: IO[str]) -> None:
+        """Read the hypervisor's log so that its pipe never fills."""
+        for line in lines:
+            self._last_lines.append(line.rstrip())
+
+    def __enter__(self) -> Self:
+        """Return the hypervisor."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the subprocess and remove its folder."""
+        os.close(self._our_end)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._drainer is not None:
+            self._drainer.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def listening_address(line: str, asked: str) -> str:
+    """Return the address that a server's ``listening on`` line names, or ``asked`` if it is fixed."""
+    if asked.startswith("unix:"):
+        return asked
+    found = re.search(r"127\.0\.0\.1:\d+", line)
+    if found is None:
+        raise NotConnected(f"the embedded hypervisor listens, but does not say where: {line.strip()}")
+    return found.group()
+
+
+def _command(listen: str, pipe: int) -> list[str]:
+    return [sys.executable, "-m", "hypervisor_svc", "serve", "--listen", listen, "--parent-pipe", str(pipe)]
+
+
+def _short_folder() -> str:
+    """Return a new folder that only we can enter, with a path short enough for a socket's address."""
+    folder = tempfile.mkdtemp(prefix="exitlab-")  # mode 0700
+    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_PATH:
+        return folder
+    os.rmdir(folder)
+    return tempfile.mkdtemp(prefix="exitlab-", dir="/tmp")

@@ -1,0 +1,39 @@
+"""The guest's errors, with the exit code beside each leaf.
+
+::
+
+    GuestError
+    ├── BadInput         2   what was asked for cannot be run
+    ├── NotConnected     2   there is no hypervisor to connect to
+    └── CouldNotFinish   3   the run started and could not finish
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+
+class GuestError(Exception):
+    """A run that went wrong, told in one line; its class says how the command exits."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class BadInput(GuestError):
+    """What was asked for is refused, before anything of it counts."""
+
+    exit_code = 2
+
+
+class NotConnected(GuestError):
+    """Nothing answers where the hypervisor should be."""
+
+    exit_code = 2
+
+
+class CouldNotFinish(GuestError):
+    """A run that had started was cut short."""
+
+    exit_code = 3

@@ -1,0 +1,268 @@
+"""The JSON object as text for people and as CSV for tables; pure functions of the object."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from guest_svc.results import Document
+
+_NOTHING: Final = "-"
+_VERDICTS: Final = {
+    "same": "same story",
+    "same_but_declared": "same but declared",
+    "diverged": "DIVERGED",
+    "not_comparable": "not comparable",
+}
+_KEY: Final = (
+    "loss: of throughput against ignore; DR exits: those of MOV DR, in all and a wall second\n"
+    "overhead and its parts: shares of all cycles; sync opens and closes windows, standing is other upkeep"
+)
+_LATENCY_FIELDS: Final = ("count", "min", "mean", "p50", "p90", "p99", "p999", "max")
+
+
+def formatted(document: Document, output: str, *, has_detail: bool = False) -> str:
+    """Return a run as ``output`` says: text, json or csv."""
+    if output == "json":
+        return json.dumps(document, indent=2) + "\n"
+    return csv_text(document) if output == "csv" else text(document, has_detail=has_detail)
+
+
+def text(document: Document, *, has_detail: bool = False) -> str:
+    """Return a run for people: what ran, a row for each lane, and what was found."""
+    parts = [_heading(document), lane_table(document)]
+    if has_detail:
+        parts += [_detail(lane) for lane in ordered(document["lanes"])]
+    if "ranges" in document:
+        parts.append(_ranges(document["ranges"]))
+    parts.append("\n".join(findings(document)))
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_text(document: Document) -> str:
+    """Return a run as rows of lane, metric and value; names of nested metrics are joined by points."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("lane", "policy", "vendor", "prices", "metric", "value"))
+    keys = ("policy", "vendor", "prices")
+    source = {key: value for key, value in document.items() if key not in {"lanes", "ranges"}}
+    writer.writerows(("", "", "", "", metric, value) for metric, value in _leaves(source))
+    for number, lane in enumerate(document["lanes"]):
+        place = (number, *(lane[key] for key in keys))
+        rest = {key: value for key, value in lane.items() if key not in keys}
+        writer.writerows((*place, metric, value) for metric, value in _leaves(rest))
+    for point in document.get("ranges", ()):
+        place = ("", *(point[key] for key in keys))
+        metric = f"ranges.dr_write={point['dr_write']}.dr_read={point['dr_read']}"
+        writer.writerow((*place, metric, point["throughput_loss_against_ignore"]))
+    return out.getvalue()
+
+
+def ordered(lanes: Iterable[Document]) -> list[Document]:
+    """Return the lanes, those that claim to be correct and are first, then by overhead."""
+    return sorted(lanes, key=lambda lane: (not _is_right(lane), lane["overhead_cycles"]))
+
+
+def lane_table(document: Document) -> str:
+    """Return a row for each lane: its verdict, what it cost, and of what the cost is made."""
+    header = (
+        "policy",
+        "story",
+        "loss",
+        "DR exits",
+        "a second",
+        "others",
+        "windows",
+        "overhead",
+        "= DR exits",
+        "+ others",
+        "+ sync",
+        "+ standing",
+    )
+    rows = [_lane_row(document, lane) for lane in ordered(document["lanes"])]
+    return f"{table([header, *rows], left_columns=2)}\n{_KEY}"
+
+
+def findings(document: Document) -> list[str]:
+    """Return what a run found, in plain sentences."""
+    return [
+        *_costs(document),
+        *(sentence for lane in ordered(document["lanes"]) for sentence in _stories(document, lane)),
+        *_recorded(document["reference"]),
+    ]
+
+
+def table(rows: Sequence[Sequence[str]], left_columns: int = 1) -> str:
+    """Return rows as aligned columns, the first ones to the left and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(width) if number < left_columns else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+def _heading(document: Document) -> str:
+    given = " ".join(f"{name}={value}" for name, value in document["parameters"].items())
+    skipped = sum(document["skipped"].values())
+    lines = [f"{document['workload']}  {given}".rstrip()]
+    lines.append(
+        f"{document['events']:,} events"
+        + (f" of {document['records']:,} records, {skipped:,} of them no events" if skipped else "")
+        + (f", seed {document['seed']}" if document["seed"] is not None else "")
+        + (f", prices {', '.join(_names(document, 'prices'))}")
+    )
+    return "\n".join(lines)
+
+
+def _lane_row(document: Document, lane: Document) -> tuple[str, ...]:
+    exits, cost = lane["exits"], lane["cost"]
+    all_cycles = max(1, lane["guest_cycles"] + lane["overhead_cycles"])
+    parts = (
+        lane["overhead_cycles"],
+        cost["mov_dr_exits"],
+        cost["exits"] - cost["mov_dr_exits"],
+        cost["synchronization"],
+        cost["standing"],
+    )
+    loss = lane["throughput_loss_against_ignore"]
+    return (
+        _label(document, lane),
+        _VERDICTS[lane["story"]["verdict"]],
+        _NOTHING if loss is None else f"{loss:.1%}",
+        f"{exits['DR_ACCESS']:,}",
+        f"{lane['rates']['dr_access_per_wall_second']:,.0f}",
+        f"{sum(exits.values()) - exits['DR_ACCESS']:,}",
+        f"{lane['windows']:,}",
+        *(f"{part / all_cycles:.1%}" if part else "0" for part in parts),
+    )
+
+
+def _detail(lane: Document) -> str:
+    """Return a lane's exits by reason with their latency in cycles."""
+    rows = [("reason", "exits", "min", "mean", "p50", "p90", "p99", "p99.9", "max")]
+    for reason, count in lane["exits"].items():
+        latency = lane["latency"].get(reason)
+        cells = [f"{latency[name]:,.0f}" for name in _LATENCY_FIELDS[1:]] if latency else [_NOTHING] * 7
+        rows.append((reason, f"{count:,}", *cells))
+    by_class = ", ".join(f"{count:,} {name}" for name, count in lane["exits_by_class"].items())
+    operations = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in lane["ops"].items())
+    title = f"{lane['policy']} on {lane['vendor']}, cycles of an exit by reason"
+    return "\n".join([title, table(rows), f"exits by class: {by_class}", f"operations: {operations}"])
+
+
+def _ranges(points: Sequence[Mapping[str, Any]]) -> str:
+    """Return, for each policy, a grid of losses over the prices of writes and reads."""
+    grids = []
+    writes = sorted({point["dr_write"] for point in points})
+    reads = sorted({point["dr_read"] for point in points})
+    for policy in dict.fromkeys(point["policy"] for point in points):
+        cells = {(p["dr_write"], p["dr_read"]): _range_cell(p) for p in points if p["policy"] == policy}
+        header = ["write \\ read", *map(str, reads)]
+        rows = [[str(write), *(cells[write, read] for read in reads)] for write in writes]
+        title = f"{policy}: loss against ignore by cycles of a DR write (down) and read (across)"
+        grids.append(f"{title}\n{table([header, *rows])}")
+    key = "[ ]: inside the ranges that the claim is stated for; !: outside what is claimed"
+    return "\n\n".join([*grids, key])
+
+
+def _range_cell(point: Mapping[str, Any]) -> str:
+    share = f"{point['throughput_loss_against_ignore']:.1%}" + ("!" if point["holds"] is False else "")
+    return f"[{share}]" if point["is_inside_stated_ranges"] else share
+
+
+def _costs(document: Document) -> list[str]:
+    """Return a sentence on each lane's cost."""
+    sentences = []
+    for lane in ordered(document["lanes"]):
+        exits = lane["exits"]["DR_ACCESS"]
+        executed = lane["mov_dr"]["executed"]
+        cost = lane["cost"]
+        upkeep = cost["synchronization"] + cost["standing"]
+        trapped = f"{exits:,} of {executed:,} MOV DR exit" if executed else "no MOV DR happens"
+        if exits:
+            trapped += f" ({lane['rates']['dr_access_per_wall_second']:,.0f} a wall second)"
+        keeping = (
+            f"keeping the registers costs {upkeep:,} cycles" if upkeep else "keeping the registers is free"
+        )
+        sentences.append(f"{_label(document, lane)}: {trapped}; {keeping}; {_loss(lane)}.")
+    return sentences
+
+
+def _loss(lane: Document) -> str:
+    loss = lane["throughput_loss_against_ignore"]
+    if loss is None or lane["policy"] == "ignore":
+        return f"overhead takes {lane['overhead_share']:.1%} of all cycles"
+    return f"throughput is {abs(loss):.1%} {'below' if loss >= 0 else 'above'} that of ignore"
+
+
+def _stories(document: Document, lane: Document) -> list[str]:
+    """Return how a lane's guests saw something else than the architecture, if they did."""
+    story, name = lane["story"], _label(document, lane)
+    declared = ", ".join(f"{rule['rule']} ({rule['events']:,} events)" for rule in story["declared"])
+    sentences = []
+    if story["verdict"] == "diverged":
+        first = story["first_divergence"]
+        place = f"first at event {first['event']:,} on vCPU {first['vcpu']}: {first['what'].rstrip('.')}"
+        claim = "although it claims to be correct" if lane["claims_correct"] else "as it is known to"
+        sentences.append(f"{name} is wrong, {claim}, {place}.")
+    elif story["verdict"] == "same_but_declared":
+        sentences.append(f"{name} differs from the architecture only as it declares: {declared}.")
+    elif story["verdict"] == "not_comparable":
+        sentences.append(f"{name} cannot be compared: {story['note'] or 'no reason given'}.")
+    if lane["leaks"]:
+        sentences.append(f"{name} leaks: {lane['leaks']:,} times a foreign register was met.")
+    if lane["latent_hazards"]:
+        entries = f"{lane['latent_hazards']:,} times the guest was entered"
+        sentences.append(f"{name} has latent hazards: {entries} with registers that could show.")
+    return sentences
+
+
+def _recorded(reference: Document) -> list[str]:
+    """Return how the reference's reads compare with the recorded ones, where any were recorded."""
+    reads = reference["recorded_reads"]
+    if not reads:
+        return []
+    what = "DR6 reads" if reference["recorded_dr6_reads"] == reads else "MOV DR reads"
+    sentences = [
+        f"{what} equal to the recorded: {reads - reference['disagreements']:,} of {reads:,}, "
+        "with each #DB's DR6 taken from the read that follows; "
+        f"{reference['agreements_without_payloads']:,} of {reads:,} without."
+    ]
+    first = reference["first_disagreement"]
+    if first is not None:
+        sentences.append(f"The first that differs is event {first['event']:,}: {first['what']}")
+    if reference["contradictions"]:
+        sentences.append(f"{reference['contradictions']:,} recorded MOV DR retired but fault here.")
+    return sentences
+
+
+def _label(document: Document, lane: Document) -> str:
+    """Return a lane's policy, with what else tells it from the other lanes."""
+    extra = [lane[key] for key in ("vendor", "prices") if len(_names(document, key)) > 1]
+    return f"{lane['policy']} ({', '.join(extra)})" if extra else str(lane["policy"])
+
+
+def _names(document: Document, key: str) -> list[str]:
+    return list(dict.fromkeys(lane[key] for lane in document["lanes"]))
+
+
+def _is_right(lane: Document) -> bool:
+    return bool(lane["claims_correct"]) and lane["story"]["verdict"] in {"same", "same_but_declared"}
+
+
+def _leaves(value: object, name: str = "") -> Iterable[tuple[str, object]]:
+    """Yield every number and text inside an object, under its path."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        yield name, "" if value is None else str(value).lower() if isinstance(value, bool) else value
+        return
+    for key, inner in items:
+        yield from _leaves(inner, f"{name}.{key}" if name else str(key))

@@ -1,0 +1,112 @@
+"""What a SOURCE on the command line stands for: a workload's name, or the file of a recorded trace."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guest_svc.errors import BadInput
+
+if TYPE_CHECKING:
+    from guest_svc.workloads.base import Workload, WorkloadSource
+
+CYCLES_PER_INSTRUCTION = "cpi"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChoice:
+    """A source as it is asked for."""
+
+    source: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    events: int | None = None
+    cycles_per_instruction: str | None = None
+    must_be_recorded: bool = False
+
+
+def open_source(choice: SourceChoice) -> "Workload":
+    """Return a source's events, ready to stream.
+
+    Raises:
+        BadInput: There is no such source, or it does not take what it is given.
+
+    """
+    found = _find(choice.source)
+    if choice.must_be_recorded and not found.is_recorded:
+        raise BadInput(f"{choice.source}: a generated workload, not a recorded trace; use run or compare")
+    parameters = dict(choice.parameters)
+    if choice.cycles_per_instruction is not None:
+        if not found.is_recorded:
+            raise BadInput(f"{choice.source}: --cpi is for recorded traces; this one has cycles of its own")
+        parameters[CYCLES_PER_INSTRUCTION] = choice.cycles_per_instruction
+    return found.make(parameters, choice.seed, choice.events)
+
+
+def _find(source: str) -> "WorkloadSource":
+    # numpy is imported here, while an embedded hypervisor is already starting.
+    if _is_path(source):
+        from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
+
+        path = Path(source)
+        if not path.is_file():
+            raise BadInput(f"{source}: {'a folder' if path.is_dir() else 'no such file'}")
+        return CaptureSource(path)
+    from guest_svc.workloads import find_workload  # noqa: PLC0415
+
+    return find_workload(source)
+
+
+def _is_path(source: str) -> bool:
+    """Return whether a source is written as a path; a bare name that is a file is one too."""
+    return "/" in source or "\\" in source or source.endswith(".npz") or Path(source).is_file()
+
+
+def list_workloads() -> list[dict[str, Any]]:
+    """Return every workload with its parameters, as ``workloads --output json`` lists them."""
+    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415  (imports numpy)
+
+    listed = []
+    for name in workload_names():
+        found = find_workload(name)
+        parameters = [
+            {
+                "name": parameter.name,
+                "type": parameter.type_name,
+                "default": parameter.default,
+                "unit": parameter.unit,
+                "range": parameter.range_text,
+                "summary": parameter.summary,
+            }
+            for parameter in found.parameters
+        ]
+        facts = {"name": name, "summary": found.summary, "is_recorded": found.is_recorded}
+        listed.append({**facts, "parameters": parameters})
+    return listed
+
+
+def list_text(workloads: Sequence[Mapping[str, Any]]) -> str:
+    """Return the workloads for people."""
+    lines = []
+    for workload in workloads:
+        lines.append(f"{workload['name']}: {workload['summary']}")
+        lines += [
+            f"  {parameter['name']}={parameter['default']} ({parameter['unit']}): {parameter['summary']}"
+            for parameter in workload["parameters"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def list_csv(workloads: Sequence[Mapping[str, Any]]) -> str:
+    """Return a row for each parameter of each workload, and one for a workload without any."""
+    out = io.StringIO()
+    fields = ("name", "type", "default", "unit", "range", "summary")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("workload", "is_recorded", *fields))
+    for workload in workloads:
+        for parameter in workload["parameters"] or [dict.fromkeys(fields, "")]:
+            place = (workload["name"], int(workload["is_recorded"]))
+            writer.writerow((*place, *(parameter[field] for field in fields)))
+    return out.getvalue()
