@@ -116,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     workloads.set_defaults(command=_workloads)
     _add_output(workloads)
 
+    demo = commands.add_parser("demo", help="run the main comparisons and say what they show")
+    demo.set_defaults(command=_demo)
+    _add_hypervisor(demo)
+
     conform = commands.add_parser("conform", help="check policies against a file of vectors")
     conform.set_defaults(command=_conform)
     conform.add_argument(
@@ -219,6 +223,16 @@ def _compare(options: argparse.Namespace) -> int:
         _write(render.formatted(document, options.output, has_detail=options.detail))
     has_diverged = any(lane["story"]["verdict"] == "diverged" for lane in document["lanes"])
     return CHECK_FAILED if options.fail_on_divergence and has_diverged else 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    """Run the demonstration."""
+    with _command() as stack:
+        find_address = _start_hypervisor(options, stack)
+        from guest_svc.demo import demonstrate  # noqa: PLC0415  (imports numpy and grpc)
+
+        demonstrate(_connect(find_address, stack), _write)
+    return 0
 
 
 def _workloads(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ Source: Linux 6.14 ``arch/x86/kvm``: ``setup_vmcs_config``, ``vmx_possible_passt
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -117,8 +118,12 @@ class ClassRule:
     exit_class: int
 
 
+@lru_cache(maxsize=256)  # many sessions run the same policies
 def make_profile(*, is_svm: bool, rules: tuple[ClassRule, ...]) -> Profile:
-    """Return kvm-default on a vendor with a policy's class rules, the later rule winning."""
+    """Return kvm-default on a vendor with a policy's class rules, the later rule winning.
+
+    Nobody may change the arrays.
+    """
     groups = np.full(64, Group.QUIET, np.uint8)
     codes = np.zeros(64, np.uint32)
     classes = np.full((64, SUB_REASONS), LIGHT, np.uint8)

@@ -198,8 +198,10 @@ def _vcpu_reports(lane: Lane, one: Reference) -> list[report_pb2.VcpuReport]:
     return reports
 
 
-def _differ(vcpus: list[report_pb2.VcpuReport], lane: Lane, one: Reference) -> bool:
-    """Tell whether registers at the end differ from the architecture's, beyond what is declared."""
+def _end_difference(
+    vcpus: list[report_pb2.VcpuReport], lane: Lane, one: Reference, event: int
+) -> report_pb2.Finding | None:
+    """Return the first register at the end that differs beyond what is declared."""
     for vcpu, row in zip(vcpus, lane.state.vcpus, strict=True):
         truth = [int(word) for word in one.state[vcpu.vcpu, : ref.DR7 + 1]]
         found = [*vcpu.registers.db, vcpu.registers.dr6, vcpu.registers.dr7]
@@ -208,11 +210,15 @@ def _differ(vcpus: list[report_pb2.VcpuReport], lane: Lane, one: Reference) -> b
             if slot == ref.DR6:
                 allowed |= vcpu.registers.undefined_dr6
             if (here ^ there) & ~allowed:
-                return True
-    return False
+                register = slot if slot < _DB_SLOTS else slot + 2
+                numbers = (event, vcpu.vcpu, int(EventKind.MOV_FROM_DR), register)
+                read = int(Story.READ)
+                where = ("at the end the guest reads", "the architecture reads")
+                return _finding(numbers, (read, here), (read, there), where)
+    return None
 
 
-def _lane_report(lane: Lane, one: Reference) -> report_pb2.LaneReport:
+def _lane_report(lane: Lane, one: Reference, events: int) -> report_pb2.LaneReport:
     state = lane.state
     counts = [int(count) for count in state.counts]
     vcpus = _vcpu_reports(lane, one)
@@ -251,29 +257,32 @@ def _lane_report(lane: Lane, one: Reference) -> report_pb2.LaneReport:
         event = int(one.counts[ref.CONFLICT_EVENT]) - 1
         report.verdict = report_pb2.VERDICT_NOT_COMPARABLE
         report.note = f"from event {event} on the leading reference decides a conditional event otherwise"
-    elif report.diverged_events or _differ(vcpus, lane, one):
+        return report
+    at_end = _end_difference(vcpus, lane, one, events)
+    if not report.diverged_events and at_end is not None:
+        report.first_divergence.CopyFrom(at_end)
+    _add_remaining_deviations(report, lane, one, events)
+    if report.diverged_events or at_end is not None:
         report.verdict = report_pb2.VERDICT_DIVERGED
-        if not report.diverged_events:
-            report.note = "no event differs, but registers at the end do"
-    elif report.declared or _declared_remains(vcpus, one):
+    elif report.declared:
         report.verdict = report_pb2.VERDICT_SAME_BUT_DECLARED
     else:
         report.verdict = report_pb2.VERDICT_SAME
     return report
 
 
-def _declared_remains(vcpus: list[report_pb2.VcpuReport], one: Reference) -> bool:
-    """Tell whether registers at the end differ at all; called where any difference is declared."""
-    for vcpu in vcpus:
-        row = one.state[vcpu.vcpu]
-        truth = [int(word) for word in row[: ref.DR7 + 1]]
+def _add_remaining_deviations(report: report_pb2.LaneReport, lane: Lane, one: Reference, events: int) -> None:
+    """Name the deviations that only the registers at the end show, with no event of theirs."""
+    named = {declared.rule for declared in report.declared}
+    for vcpu, row in zip(report.vcpus, lane.state.vcpus, strict=True):
+        truth = [int(word) for word in one.state[vcpu.vcpu, : ref.DR7 + 1]]
         found = [*vcpu.registers.db, vcpu.registers.dr6, vcpu.registers.dr7]
-        found[ref.DR6] = (found[ref.DR6] & ~vcpu.registers.undefined_dr6) | (
-            truth[ref.DR6] & vcpu.registers.undefined_dr6
-        )
-        if found != truth:
-            return True
-    return False
+        differences = [here ^ there for here, there in zip(found, truth, strict=True)]
+        differences[ref.DR6] &= ~vcpu.registers.undefined_dr6
+        rule = int(row[records.DECLARED_RULE])
+        if any(differences) and rule and Deviation(rule - 1).name not in named:
+            named.add(Deviation(rule - 1).name)
+            report.declared.add(rule=Deviation(rule - 1).name, events=0, first_event=events)
 
 
 def make_report(engine: Engine) -> report_pb2.Report:
@@ -286,7 +295,7 @@ def make_report(engine: Engine) -> report_pb2.Report:
         events=engine.applied_events - advances,
         references=[_reference_report(one) for one in engine.references.values()],
         lanes=[
-            _lane_report(lane, engine.references[spec.key])
+            _lane_report(lane, engine.references[spec.key], engine.applied_events)
             for spec, lane in zip(config.lanes, engine.lanes, strict=True)
         ],
         events_by_kind=[int(count) for count in kinds[: len(EventKind) + 1]],
