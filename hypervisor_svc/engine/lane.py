@@ -108,6 +108,7 @@ def _constants(
     lane[records.IS_COMPUTED] = is_computed
     lane[records.EMULATES] = emulates_reads(table)
     lane[records.SAVES_AT_EXIT] = saves_at_exit(table)
+    lane[records.RECOMPUTE_OPERATIONS] = table.recompute_operations
     lane[records.UNINTERCEPTED] = message.unintercepted_accesses
     return lane
 
@@ -167,7 +168,7 @@ class Lane:
                 *(block.selectors, block.values, np.uint64(first_event)),
                 *(truth.stories, truth.values, truth.undefined),
                 *(self.constants, self.table.bases, self.table.strides, self.table.cells),
-                *(self.table.next_memories, self.table.costs),
+                *(self.table.next_memories, self.table.cell_operations, self.table.cell_host_operations),
                 *(profile.groups, profile.exit_codes, profile.exit_classes, profile.exception_codes),
                 *(profile.recorded_classes, profile.passed_msrs),
                 *(state.vcpus, state.physical_cpus, state.counts, state.bill_keys, state.bill_counts),

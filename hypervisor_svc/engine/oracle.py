@@ -124,6 +124,7 @@ from hypervisor_svc.engine.records import (
     PENDING_KEY,
     PENDING_OPERATIONS,
     QUIRKS,
+    RECOMPUTE_OPERATIONS,
     RESIDENT,
     RESIDENT_ON,
     RUNG,
@@ -301,9 +302,6 @@ _A_CONTROLS_OFF: Final = U64(1 << Action.CONTROLS_OFF)
 _A_CONTROLS_ON: Final = U64(1 << Action.CONTROLS_ON)
 _A_DISARM: Final = U64(1 << Action.DISARM)
 _A_REEXECUTE: Final = U64(1 << Action.REEXECUTE)
-_COSTED: Final = len(Action)
-_RECOMPUTE_INDEX: Final = int(Action.RECOMPUTE)
-_HOST_RESTORE_INDEX: Final = int(Action.HOST_RESTORE)
 
 _I_MEMORY: Final = int(Input.MEMORY)
 _I_BELIEF: Final = int(Input.BREAKPOINTS_ENABLED)
@@ -349,7 +347,7 @@ _SIGNATURE = nt.void(
     *(_U8, _U8, _U8, _U8, _U8, _U32, _U64, nt.uint64),  # events
     *(nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),  # the reference's story
     *(nt.uint64[::1], nt.uint64[::1], nt.uint64[:, ::1], nt.uint64[::1], nt.uint8[::1]),  # policy
-    nt.uint64[::1],  # costs
+    *(nt.uint64[::1], nt.uint64[::1]),  # operations of each cell
     *(
         nt.uint8[::1],
         nt.uint32[::1],
@@ -383,7 +381,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     strides,
     cells,
     next_memories,
-    costs,
+    cell_operations,
+    cell_host_operations,
     groups,
     exit_codes,
     exit_classes,
@@ -806,6 +805,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if c == v:
                         event_key |= key
             mask = ZERO
+            own_operations = ZERO
+            host_operations = ZERO
             if bases[moment] != ~ZERO:
                 cell = bases[moment]
                 cell += strides[moment, _I_MEMORY] * vcpu[c, MEMORY]
@@ -831,17 +832,17 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 elif moment == _CONTROL_CHANGED:
                     cell += strides[moment, _I_CONTROL] * control
                 mask = cells[cell]
+                own_operations = cell_operations[cell]
+                host_operations = cell_host_operations[cell]
                 if next_memories[cell] != KEEP_MEMORY:
                     vcpu[c, MEMORY] = U64(next_memories[cell])
             if mask != ZERO or moment == _DR_TRAPPED:
                 opens = (mask & _A_DISARM) != ZERO and vcpu[c, ARMED] != ZERO
                 closes = (mask & _A_ARM) != ZERO and vcpu[c, WINDOW] != _WINDOW_CLOSED
                 synchronizes = opens or closes or vcpu[c, WINDOW] == _WINDOW_OPENING
-                operations = lane[TRAP_OPERATIONS] if moment == _DR_TRAPPED else ZERO
-                host_operations = ZERO
-                for k in range(U64(_COSTED)):
-                    if ((mask >> k) & ONE) != ZERO:
-                        operations += costs[k]
+                operations = own_operations
+                if moment == _DR_TRAPPED:
+                    operations += lane[TRAP_OPERATIONS]
                 if (mask & _A_HOST_SAVE) != ZERO:
                     owners = ZERO
                     for k in range(_SIX):
@@ -918,7 +919,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         story = _STORY_GP
                         if (mask & _A_RECOMPUTE) != ZERO:  # nothing was written
                             mask &= ~_A_RECOMPUTE
-                            operations -= costs[_RECOMPUTE_INDEX]
+                            operations -= lane[RECOMPUTE_OPERATIONS]
                         if (quirks & _Q_SKIPS_ON_FAULT) != ZERO:
                             story = _STORY_GP_SKIPPED
                             if ((declares >> (_R_SKIPS_ON_FAULT - ONE)) & ONE) != ZERO:
@@ -1014,8 +1015,6 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         story = _STORY_READ
                         seen = physical[p, slot]
                 if (mask & _A_HOST_RESTORE) != ZERO:
-                    host_operations = costs[_HOST_RESTORE_INDEX]
-                    operations -= host_operations
                     for k in range(_SIX):
                         physical[p, k] = physical[p, _HOST_AT + k]
                         if k < _FIVE:

@@ -93,7 +93,8 @@ IS_COMPUTED: Final = 10
 EMULATES: Final = 11  # a trapped access with nothing else in the way is emulated
 SAVES_AT_EXIT: Final = 12  # while not intercepting, the shadow is current after every exit
 UNINTERCEPTED: Final = 13
-LANE_FIELDS: Final = 14
+RECOMPUTE_OPERATIONS: Final = 14
+LANE_FIELDS: Final = 15
 
 # Counts of a lane.
 LATENT: Final = 0

@@ -51,7 +51,9 @@ class Table:
     strides: Words  # (moments, inputs)
     cells: Words
     next_memories: np.ndarray[tuple[int], np.dtype[np.uint8]]
-    costs: Words  # (actions,) operations packed as in records
+    cell_operations: Words  # packed operations of each cell, HOST_RESTORE's left out
+    cell_host_operations: Words  # those of HOST_RESTORE, which never open or close a window
+    recompute_operations: int
     check_order: int  # two bits for each of the eight conditions
     quirks: Quirk
     declares: int
@@ -201,11 +203,9 @@ def _named(kind: type[_Word], word: str, name: str) -> _Word:
         raise BadTable(message) from None
 
 
-def _costs(table: policy_pb2.PolicyTable) -> Words:
+def _costs(table: policy_pb2.PolicyTable) -> dict[Action, int]:
     defaults = SVM_COSTS if table.vendor == policy_pb2.VENDOR_SVM else VMX_COSTS
-    costs = np.zeros(len(Action), np.uint64)
-    for action, operations in defaults.items():
-        costs[action] = pack_operations(operations)
+    costs = {action: pack_operations(operations) for action, operations in defaults.items()}
     for cost in table.costs:
         costs[_named(Action, cost.action, table.name)] = pack_operations(cost.operations)
     return costs
@@ -242,6 +242,13 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
     for cell in everything:
         _check_cell(table.name, cell, len(table.memories))
     _check_whole(table, everything)
+    costs = _costs(table)
+    host_cost = costs.get(Action.HOST_RESTORE, 0)
+    host = [host_cost if Action.HOST_RESTORE in cell.actions else 0 for cell in everything]
+    own = [
+        sum(costs.get(action, 0) for action in cell.actions if action is not Action.HOST_RESTORE)
+        for cell in everything
+    ]
     bits = [sum(1 << action for action in cell.actions) for cell in everything]
     quirks = Quirk(0)
     for word in table.quirks:
@@ -251,7 +258,9 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
         strides=strides,
         cells=np.array(bits or [0], np.uint64),
         next_memories=np.array([cell.next_memory for cell in everything] or [KEEP_MEMORY], np.uint8),
-        costs=_costs(table),
+        cell_operations=np.array(own or [0], np.uint64),
+        cell_host_operations=np.array(host or [0], np.uint64),
+        recompute_operations=costs.get(Action.RECOMPUTE, 0),
         check_order=_order_codes(list(table.check_order), table.name),
         quirks=quirks,
         declares=sum(1 << _named(Deviation, rule.rule, table.name) for rule in table.deviations),
