@@ -214,6 +214,7 @@ def _lane_parts(
 
 def _reference_parts(number: int, first: int, truth: Truth) -> list[outcome_pb2.OutcomePart]:
     seen = np.where((truth.stories != 0) & (truth.stories != reference.NOT_TAKEN), truth.values, np.uint64(0))
+    has_undefined = bool(truth.undefined.any())
     return [
         outcome_pb2.OutcomePart(
             first_event=first + start,
@@ -221,6 +222,7 @@ def _reference_parts(number: int, first: int, truth: Truth) -> list[outcome_pb2.
             lane=number,
             stories=truth.stories[start:stop].tobytes(),
             story_values=seen[start:stop].tolist(),
+            undefined_dr6=truth.undefined[start:stop].tolist() if has_undefined else (),
         )
         for start, stop in _slices(len(truth.stories))
     ]

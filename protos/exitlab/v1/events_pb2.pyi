@@ -126,7 +126,9 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_KIND_SCHED_IN: _EventKind.ValueType  # 48
     """The host puts the vCPU on a physical CPU; selector = physical CPU."""
     EVENT_KIND_STAGE: _EventKind.ValueType  # 49
-    """One of six operands of the next host control event; arg = slot (0-3 DR0-3, 4 DR6, 5 DR7)."""
+    """One of six operands of the vCPU's next host control event; arg = slot (0-3 DR0-3, 4 DR6, 5 DR7).
+    That event uses them up; an operand that was not staged is zero.
+    """
     EVENT_KIND_SET_DEBUGREGS: _EventKind.ValueType  # 50
     """The host sets the guest's debug registers to the staged operands."""
     EVENT_KIND_GET_DEBUGREGS: _EventKind.ValueType  # 51
@@ -142,7 +144,9 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_KIND_STATE: _EventKind.ValueType  # 56
     """Guest state changes by other means; arg = what (0: CR4.DE), value = the new state."""
     EVENT_KIND_ADVANCE: _EventKind.ValueType  # 57
-    """Guest time alone; no instruction, no event and no record."""
+    """Guest time alone, in gap_cycles; no instruction. It has an index like any event but is not counted
+    as one in a report.
+    """
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """The kind of an event: a guest instruction that a hypervisor could intercept, a memory access or
@@ -252,7 +256,9 @@ EVENT_KIND_SCHED_OUT: EventKind.ValueType  # 47
 EVENT_KIND_SCHED_IN: EventKind.ValueType  # 48
 """The host puts the vCPU on a physical CPU; selector = physical CPU."""
 EVENT_KIND_STAGE: EventKind.ValueType  # 49
-"""One of six operands of the next host control event; arg = slot (0-3 DR0-3, 4 DR6, 5 DR7)."""
+"""One of six operands of the vCPU's next host control event; arg = slot (0-3 DR0-3, 4 DR6, 5 DR7).
+That event uses them up; an operand that was not staged is zero.
+"""
 EVENT_KIND_SET_DEBUGREGS: EventKind.ValueType  # 50
 """The host sets the guest's debug registers to the staged operands."""
 EVENT_KIND_GET_DEBUGREGS: EventKind.ValueType  # 51
@@ -268,7 +274,9 @@ EVENT_KIND_INIT: EventKind.ValueType  # 55
 EVENT_KIND_STATE: EventKind.ValueType  # 56
 """Guest state changes by other means; arg = what (0: CR4.DE), value = the new state."""
 EVENT_KIND_ADVANCE: EventKind.ValueType  # 57
-"""Guest time alone; no instruction, no event and no record."""
+"""Guest time alone, in gap_cycles; no instruction. It has an index like any event but is not counted
+as one in a report.
+"""
 global___EventKind = EventKind
 
 class _Column:
@@ -328,7 +336,8 @@ global___Column = Column
 @typing.final
 class Event(google.protobuf.message.Message):
     """One event in plain form, for small clients and for reading by people. It means the same as a row
-    of a block. Numbers past their column's range are refused.
+    of a block. Numbers past their column's range are refused, and so is a number other than zero for a
+    column that the session does not declare.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -386,7 +395,8 @@ class EventBlock(google.protobuf.message.Message):
     values; a block that breaks this is refused whole.
 
     On the wire a packed fixed-width column is byte for byte the little-endian array, and kinds is
-    one byte a value: this is a promise to other languages and to fast local declarations.
+    one byte a value when written so: this is a promise to other languages and to fast local
+    declarations. Readers take every legal encoding. A block of no events is legal.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -463,7 +473,9 @@ global___EventBlock = EventBlock
 
 @typing.final
 class EventList(google.protobuf.message.Message):
-    """Consecutive events in plain form."""
+    """Consecutive events in plain form. The session's running digests are those of the same events as
+    columns.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -583,7 +583,7 @@ class FinishSessionRequest(google.protobuf.message.Message):
     session_id: builtins.str
     """The session."""
     event_count: builtins.int
-    """How many events were sent in all."""
+    """How many events were sent in all, ADVANCE included."""
     @property
     def column_crcs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Running digests of the declared columns at the end."""

@@ -35,7 +35,7 @@ class _OutcomeLevelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     OUTCOME_LEVEL_DECISIONS: _OutcomeLevel.ValueType  # 3
     """Every lane's decision for every event."""
     OUTCOME_LEVEL_FULL: _OutcomeLevel.ValueType  # 4
-    """Every lane's decision and story for every event."""
+    """Every lane's decision and story for every event, and the story of the leading reference."""
 
 class OutcomeLevel(_OutcomeLevel, metaclass=_OutcomeLevelEnumTypeWrapper):
     """How much is returned for each event."""
@@ -49,7 +49,7 @@ OUTCOME_LEVEL_REFERENCE: OutcomeLevel.ValueType  # 2
 OUTCOME_LEVEL_DECISIONS: OutcomeLevel.ValueType  # 3
 """Every lane's decision for every event."""
 OUTCOME_LEVEL_FULL: OutcomeLevel.ValueType  # 4
-"""Every lane's decision and story for every event."""
+"""Every lane's decision and story for every event, and the story of the leading reference."""
 global___OutcomeLevel = OutcomeLevel
 
 class _Story:
@@ -187,6 +187,7 @@ class OutcomePart(google.protobuf.message.Message):
     STORY_VALUES_FIELD_NUMBER: builtins.int
     NEW_DECISIONS_FIELD_NUMBER: builtins.int
     IS_LAST_PART_FIELD_NUMBER: builtins.int
+    UNDEFINED_DR6_FIELD_NUMBER: builtins.int
     first_event: builtins.int
     """Index in the session of the first event here."""
     event_count: builtins.int
@@ -198,7 +199,7 @@ class OutcomePart(google.protobuf.message.Message):
     stories: builtins.bytes
     """Story of each event, one byte each."""
     is_last_part: builtins.bool
-    """Whether this is the last part for these events."""
+    """Whether this is the last part, of all lanes, for the block that it answers."""
     @property
     def story_values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Story value of each event."""
@@ -206,6 +207,12 @@ class OutcomePart(google.protobuf.message.Message):
     @property
     def new_decisions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Decision]:
         """Decisions that occur here for the first time in this stream."""
+
+    @property
+    def undefined_dr6(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """In parts of the leading reference: the bits of DR6 in each story value that the architecture
+        leaves undefined; empty if there are none in this part.
+        """
 
     def __init__(
         self,
@@ -218,7 +225,8 @@ class OutcomePart(google.protobuf.message.Message):
         story_values: collections.abc.Iterable[builtins.int] | None = ...,
         new_decisions: collections.abc.Iterable[global___Decision] | None = ...,
         is_last_part: builtins.bool = ...,
+        undefined_dr6: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["decisions", b"decisions", "event_count", b"event_count", "first_event", b"first_event", "is_last_part", b"is_last_part", "lane", b"lane", "new_decisions", b"new_decisions", "stories", b"stories", "story_values", b"story_values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["decisions", b"decisions", "event_count", b"event_count", "first_event", b"first_event", "is_last_part", b"is_last_part", "lane", b"lane", "new_decisions", b"new_decisions", "stories", b"stories", "story_values", b"story_values", "undefined_dr6", b"undefined_dr6"]) -> None: ...
 
 global___OutcomePart = OutcomePart

@@ -211,7 +211,7 @@ class MomentTable(google.protobuf.message.Message):
     moment: global___Moment.ValueType
     """The moment."""
     next_memory: builtins.bytes
-    """The next memory of each row."""
+    """The next memory of each row; 255 keeps the memory as it is."""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the inputs that this moment's rows depend on, slowest first; an input of this contract
