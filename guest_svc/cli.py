@@ -2,9 +2,6 @@
 
 Only argparse is imported at the top: help and refusals need nothing else, and an embedded hypervisor
 is started before the guest imports numpy and grpc.
-
-Exit codes: 0 ran; 1 a check failed; 2 bad input or nothing to connect to; 3 started and could not
-finish; 70 a bug of ours; 130 and 143 interrupted or terminated.
 """
 
 from __future__ import annotations
@@ -13,73 +10,36 @@ import argparse
 import os
 import sys
 
+from exitlab.command_line import CHECK_FAILED, TERMINATED, Parser, run_command
 from guest_svc.errors import BadInput, GuestError
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from guest_svc.stream import Hypervisor
-
-CHECK_FAILED = 1
-BAD_INPUT = 2
-OUR_BUG = 70
-INTERRUPTED = 130
-TERMINATED = 143
 
 DEFAULT_POLICY = "kvm-6.14"
 COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
 DEFAULT_PRICES = "seed-2014"
 HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
-DEFAULT_COLUMNS = 80
-TRACEBACK_VARIABLE = "EXITLAB_TRACEBACK"
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Help as wide as the terminal; argparse would import shutil and with it all compressors."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            columns = os.get_terminal_size().columns
-        except OSError:
-            columns = DEFAULT_COLUMNS
-        super().__init__(prog, width=columns - 2)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose refusals are one line."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(formatter_class=_Formatter, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
+    return run_command("guest-svc", _told, _parser().parse_args(arguments))
+
+
+def _told(options: argparse.Namespace) -> int:
+    """Run the chosen command; tell in one line why it could not."""
     try:
-        return command(options)
+        code: int = options.command(options)
     except GuestError as error:
         print(f"guest-svc: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has had enough; Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        told = " ".join(str(error).split())
-        print(f"guest-svc: a bug of ours: {type(error).__name__}: {told}", file=sys.stderr)
-        print(f"guest-svc: set {TRACEBACK_VARIABLE}=1 to see where", file=sys.stderr)
-        return OUR_BUG
+    return code
 
 
 def _command() -> ExitStack:
@@ -96,7 +56,7 @@ def _command() -> ExitStack:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="guest-svc", description="Streams a guest's events to an emulated hypervisor.")
+    parser = Parser(prog="guest-svc", description="Streams a guest's events to an emulated hypervisor.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="run a source under one policy")

@@ -53,6 +53,7 @@ def figures(report: report_pb2.Report, prices: report_pb2.PriceList) -> list[rep
     Raises:
         BadPrices: The list is wrong.
         ValueError: A row of the report has no account, or an exit no class.
+
     """
     validate(prices)
     cycles = {price.name: price.cycles for price in prices.prices}

@@ -113,6 +113,7 @@ class CaptureSource:
 
         Raises:
             WorkloadError: A parameter is not taken, or the file cannot be read.
+
         """
         check_run(self.name, seed, events)
         cpi = parse_parameters(self.name, self.parameters, parameters)["cpi"]

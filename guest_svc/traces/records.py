@@ -197,6 +197,7 @@ def read_records(path: Path) -> Records:
 
     Raises:
         TraceError: It cannot be read, is no such file, or contradicts itself.
+
     """
     try:
         with path.open("rb") as file:

@@ -56,6 +56,7 @@ def find_workload(name: str) -> WorkloadSource:
 
     Raises:
         UnknownWorkload: There is none; the message names the near matches.
+
     """
     if name in _GENERATED:
         module, class_name = _GENERATED[name]

@@ -93,6 +93,7 @@ class Parameter:
 
         Raises:
             BadParameter: It is of another type, or out of range.
+
         """
         value = self._read(text)
         if value is None:
@@ -111,7 +112,7 @@ class Parameter:
         except InvalidOperation:
             return None
         # Without the bound on the exponent, turning 1e999999999 into an int would not end.
-        if not number.is_finite() or number.adjusted() > 30:  # noqa: PLR2004  (far above any range)
+        if not number.is_finite() or number.adjusted() > 30:
             return None
         if isinstance(self.default, float):
             return float(number)
@@ -131,6 +132,7 @@ def parse_parameters(
     Raises:
         UnknownParameter: A given name is not declared.
         BadParameter: A given value is not taken.
+
     """
     names = [parameter.name for parameter in declared]
     for name in given:
@@ -149,6 +151,7 @@ def check_run(workload: str, seed: int, events: int | None) -> None:
 
     Raises:
         BadParameter: One of them is out of range.
+
     """
     if not 0 <= seed < SEED_LIMIT:
         raise BadParameter(f"{workload}: seed {seed}: expected 0 to {SEED_LIMIT - 1}")
@@ -232,6 +235,7 @@ class GeneratedWorkload(Workload):
 
         Raises:
             WorkloadError: A parameter, the seed or the number of events is not taken.
+
         """
         check_run(cls.name, seed, events)
         return cls(parse_parameters(cls.name, cls.parameters, parameters), seed, events)

@@ -86,7 +86,7 @@ class Pattern:
 
     rows: list[dict[Column, int]] = field(default_factory=list)
 
-    def add(  # noqa: PLR0913  (one argument a column)
+    def add(
         self,
         kind: EventKind,
         arg: int = 0,
@@ -192,6 +192,7 @@ class TiledWorkload(GeneratedWorkload):
 
         Raises:
             BadParameter: A step does not fit between two, or the gap between two does not fit 32 bits.
+
         """
         pace = Pace(self.clock_hertz, self.number(parameter))
         if pace.least_cycles < needed_cycles:

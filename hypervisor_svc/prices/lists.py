@@ -73,6 +73,7 @@ def price_list(name: str) -> report_pb2.PriceList:
     Raises:
         UnknownPrices: There is none of this name.
         BadPrices: Its file is wrong.
+
     """
     if name not in (known := _names()):
         raise UnknownPrices(name, known)
@@ -84,6 +85,7 @@ def parse(name: str, text: str) -> report_pb2.PriceList:
 
     Raises:
         BadPrices: The text is no TOML, or something in it is missing, unknown or out of range.
+
     """
     where = name + _SUFFIX
     try:
@@ -107,6 +109,7 @@ def validate(prices: report_pb2.PriceList) -> None:
 
     Raises:
         BadPrices: Something in it is missing, unknown, there twice or out of range.
+
     """
     _check(prices.name or "(no name)", prices)
 

@@ -175,7 +175,7 @@ SVM_EXIT_REASONS: Final[dict[int, str]] = {
 
 # The handler that does the same work on VMX. SVM reasons with no such handler are not here.
 _SVM_HANDLERS: Final[dict[int, str]] = {
-    **dict.fromkeys(range(0x00, 0x20), "CR_ACCESS"),
+    **dict.fromkeys(range(0x20), "CR_ACCESS"),
     **dict.fromkeys(range(SVM_READ_DR0, SVM_READ_DR0 + 8), DR_ACCESS),
     **dict.fromkeys(range(SVM_WRITE_DR0, SVM_WRITE_DR0 + 8), DR_ACCESS),
     **dict.fromkeys(range(SVM_EXCEPTION_BASE, 0x60), "EXCEPTION_NMI"),
@@ -236,6 +236,7 @@ def reason_name(vendor: int, code: int, sub_reason: int = 0) -> str:
 
     Raises:
         ValueError: The vendor is neither VMX nor SVM.
+
     """
     del sub_reason
     if is_dr_access(vendor, code):
@@ -251,6 +252,7 @@ def is_dr_access(vendor: int, code: int) -> bool:
 
     Raises:
         ValueError: The vendor is neither VMX nor SVM.
+
     """
     if vendor == VENDOR_VMX:
         return code & (VMX_BASIC_REASON | VMX_FLAG_FAILED_VMENTRY) == VMX_DR_ACCESS
@@ -266,6 +268,7 @@ def handler_name(vendor: int, code: int) -> str:
 
     Raises:
         ValueError: The vendor is neither VMX nor SVM.
+
     """
     if is_dr_access(vendor, code):
         return DR_ACCESS

@@ -47,7 +47,7 @@ def event_name(row: Row) -> str:
 
 def record(kind: int, **columns: int) -> Row:
     """Return a record one instruction after the last; the value is known if one is given."""
-    defaults = {name: 0 for name in COLUMN_TYPES} | {"gap": 1, "vok": int("val" in columns)}
+    defaults = dict.fromkeys(COLUMN_TYPES, 0) | {"gap": 1, "vok": int("val" in columns)}
     return defaults | {"kind": int(kind)} | columns
 
 

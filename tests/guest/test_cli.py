@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 
 import guest_svc
+from exitlab import command_line
 from guest_svc import cli, embedded
 from guest_svc.cli import main, parse_assignments
 from guest_svc.embedded import EmbeddedHypervisor
@@ -94,7 +95,7 @@ def test_ignoring_is_wrong_where_two_vcpus_share_a_cpu(run: Any) -> None:
     """The first event that shows another's register is named, and the check can fail on it."""
     shared = ["context-switch", "-p", "switches=400", "-p", "vcpus=2", "-p", "physical_cpus=1"]
     code, out, _ = run("compare", *shared, "--output", "json", "--fail-on-divergence")
-    assert code == cli.CHECK_FAILED
+    assert code == command_line.CHECK_FAILED
     lanes = lanes_of(json.loads(out))
     story = lanes["ignore"]["story"]
     assert (story["verdict"], story["same_as_reference"]) == ("diverged", False)
@@ -263,7 +264,7 @@ def test_misused_options_are_one_line_and_2(arguments: list[str], capsys: pytest
     """The parser's refusals are as short as all others."""
     with pytest.raises(SystemExit) as raised:
         main(arguments)
-    assert raised.value.code == cli.BAD_INPUT
+    assert raised.value.code == command_line.BAD_INPUT
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -272,7 +273,7 @@ def test_a_hypervisor_that_is_not_there_is_one_line_and_2(
 ) -> None:
     """An address with nobody behind it is told at once."""
     address = f"unix:{tmp_path}/nobody"
-    assert main(["run", "idle", "--hypervisor", address]) == cli.BAD_INPUT
+    assert main(["run", "idle", "--hypervisor", address]) == command_line.BAD_INPUT
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)
     assert address in told.err
@@ -300,12 +301,12 @@ def test_a_bug_of_ours_is_70_with_a_hint(
         raise ZeroDivisionError(f"by\n{assignments}")
 
     monkeypatch.setattr(cli, "parse_assignments", break_down)
-    assert main(["run", "idle"]) == cli.OUR_BUG
+    assert main(["run", "idle"]) == command_line.OUR_BUG
     assert capsys.readouterr().err.splitlines() == [
         "guest-svc: a bug of ours: ZeroDivisionError: by []",
         "guest-svc: set EXITLAB_TRACEBACK=1 to see where",
     ]
-    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    monkeypatch.setenv(command_line.TRACEBACK_VARIABLE, "1")
     with pytest.raises(ZeroDivisionError):
         main(["run", "idle"])
 

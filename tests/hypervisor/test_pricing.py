@@ -4,10 +4,10 @@ import math
 from fractions import Fraction
 
 import pytest
-from exitlab.v1 import policy_pb2, report_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exitlab.v1 import policy_pb2, report_pb2
 from hypervisor_svc import pricing
 from hypervisor_svc.prices import lists
 

@@ -1,0 +1,264 @@
+"""The hypervisor's commands.
+
+Only argparse is imported at the top: help needs nothing else, and the compiler that the engine
+brings takes longer than most commands.
+"""
+
+# ruff: noqa: PLC0415  (imports wait for the command that needs them)
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from exitlab.command_line import BAD_INPUT, Parser, run_command
+
+TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from google.protobuf.message import Message
+
+    from exitlab.v1 import policy_pb2
+
+DEFAULT_LISTEN = "127.0.0.1:50551"
+DEFAULT_GRACE_SECONDS = 10.0
+VENDORS = {"vmx": 1, "svm": 2}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(given).parse_args(given)
+    return run_command("hypervisor-svc", options.command, options)
+
+
+def _parser(given: list[str]) -> argparse.ArgumentParser:
+    parser = Parser(prog="hypervisor-svc", description="An emulated hypervisor, as a service.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="serve guests until a signal")
+    serve.set_defaults(command=_serve)
+    _add_serve_options(serve)
+    if given[:1] == ["serve"]:
+        _add_limits(serve)
+
+    warm = commands.add_parser("warm", help="compile the engine now, so that no start has to")
+    warm.set_defaults(command=_warm)
+
+    policies = commands.add_parser("policies", help="list the policies")
+    policies.set_defaults(command=_policies)
+
+    policy = commands.add_parser("policy", help="print a policy's table")
+    policy.set_defaults(command=_policy)
+    policy.add_argument("name", metavar="NAME", help="the policy")
+    policy.add_argument("--vendor", choices=VENDORS, default="vmx", help="default vmx")
+
+    prices = commands.add_parser("prices", help="list the price lists, with the source of each price")
+    prices.set_defaults(command=_prices)
+    for listing in (policies, policy, prices):
+        listing.add_argument("--output", choices=("text", "json"), default="text", help="default text")
+    return parser
+
+
+def _add_serve_options(serve: argparse.ArgumentParser) -> None:
+    add = serve.add_argument
+    help_text = f"host:port, or unix:PATH; port 0 chooses one (default {DEFAULT_LISTEN})"
+    add("--listen", metavar="ADDR", default=DEFAULT_LISTEN, help=help_text)
+    add("--insecure", action="store_true", help="allow other addresses than this machine's own")
+    help_text = f"how long a drain may take (default {DEFAULT_GRACE_SECONDS:g})"
+    add("--grace", metavar="SECONDS", type=_seconds, default=DEFAULT_GRACE_SECONDS, help=help_text)
+    add("--log-format", choices=("console", "json"), default="console", help="default console")
+    levels = ("debug", "info", "warning", "error")
+    add("--log-level", choices=levels, default="info", help="default info")
+    add("--parent-pipe", metavar="FD", type=int, help="exit at once when this inherited pipe ends")
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    from hypervisor_svc.limits import limit_flags
+
+    group = serve.add_argument_group("limits")
+    for name, default, largest, summary in limit_flags():
+        flag = f"--{name.replace('_', '-')}"
+        help_text = f"{summary} (default {default:,})"
+        group.add_argument(flag, metavar="N", type=_whole(largest), default=default, help=help_text)
+
+
+def _whole(largest: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= largest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {largest:,}")
+        return int(text)
+
+    return whole
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
+    return seconds
+
+
+def _bad_input(message: object) -> int:
+    print(f"hypervisor-svc: {message}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.parent_pipe is not None:
+        trouble = _watch_parent(options.parent_pipe)
+        if trouble:
+            return _bad_input(f"--parent-pipe {options.parent_pipe}: {trouble}")
+    # gRPC would print its own lines about a port in use, beside ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    import asyncio
+
+    from hypervisor_svc import drain, logs
+    from hypervisor_svc.errors import CannotServe
+    from hypervisor_svc.limits import ServerLimits, limit_flags
+    from hypervisor_svc.parts import Parts
+
+    logs.configure(options.log_format, options.log_level)
+    limits = ServerLimits(**{name: getattr(options, name) for name, *_ in limit_flags()})
+    asked = drain.ServeOptions(options.listen, limits, options.insecure, options.grace)
+
+    def say(address: str) -> None:
+        print(f"listening on {address}", flush=True)
+
+    try:
+        code = asyncio.run(drain.serve(asked, Parts.installed(), say))
+    except CannotServe as error:
+        return _bad_input(error)
+    if code:
+        # Stopped at once by a second signal: not even a block in hand is waited for.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _watch_parent(pipe: int) -> str:
+    """Leave with the parent that holds the other end of ``pipe``; return what is wrong with it.
+
+    A thread, so that it works while the event loop does not run yet, or is busy.
+    """
+    import threading
+
+    try:
+        os.fstat(pipe)
+    except OSError as error:
+        return error.strerror or str(error)
+
+    def wait() -> None:
+        while os.read(pipe, 1):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return ""
+
+
+def _warm(options: argparse.Namespace) -> int:
+    """Compile the engine, or find it compiled."""
+    del options
+    import hypervisor_svc.engine  # noqa: F401  (its import compiles)
+
+    return 0
+
+
+def _policies(options: argparse.Namespace) -> int:
+    from exitlab.v1 import hypervisor_pb2
+    from hypervisor_svc import policies
+
+    summaries = policies.policy_summaries()
+    if options.output == "json":
+        _print_json(hypervisor_pb2.ListPoliciesResponse(policies=summaries))
+        return 0
+    words = {number: word for word, number in VENDORS.items()}
+    rows = [
+        (
+            policy.name + (" (default)" if policy.is_default else ""),
+            " ".join(words[vendor] for vendor in policy.vendors),
+            "yes" if policy.claims_correct else "no",
+            policy.summary,
+            policy.source,
+        )
+        for policy in summaries
+    ]
+    _print_table(("policy", "vendors", "claims to be correct", "summary", "source"), rows)
+    return 0
+
+
+def _policy(options: argparse.Namespace) -> int:
+    from exitlab.v1 import policy_pb2
+    from hypervisor_svc import policies
+
+    try:
+        vendor = policy_pb2.Vendor.ValueType(VENDORS[options.vendor])
+        table = policies.policy_table(options.name, vendor, policy_pb2.CpuFeatures())
+    except LookupError as error:
+        return _bad_input(error)
+    if options.output == "json":
+        _print_json(table)
+    else:
+        _print_policy(table, options.vendor)
+    return 0
+
+
+def _print_policy(table: policy_pb2.PolicyTable, vendor: str) -> None:
+    from hypervisor_svc import show
+
+    print(f"{table.name} on {vendor}: {table.summary}\n")
+    _print_table((), show.constants(table))
+    for name, header, rows in show.moments(table):
+        print(f"\n{name}")
+        _print_table(header, rows, indent="  ")
+    print(f"\nNothing happens at: {', '.join(show.idle_moments(table))}")
+
+
+def _prices(options: argparse.Namespace) -> int:
+    from exitlab.v1 import hypervisor_pb2
+    from hypervisor_svc import pricing
+
+    lists = pricing.price_lists().values()
+    if options.output == "json":
+        _print_json(hypervisor_pb2.ListPricesResponse(price_lists=lists))
+        return 0
+    for number, prices in enumerate(lists):
+        gap = "\n" if number else ""
+        print(f"{gap}{prices.name}: {prices.summary}; {prices.clock_hertz / 1e9:g} GHz\n")
+        rows = [
+            (
+                price.name,
+                f"{price.cycles:,}",
+                f"{price.low_cycles:,} to {price.high_cycles:,}",
+                "assumed" if price.is_assumption else "",
+                price.source,
+            )
+            for price in prices.prices
+        ]
+        _print_table(("price", "cycles", "range", "", "source"), rows)
+    return 0
+
+
+def _print_json(message: Message) -> None:
+    from google.protobuf import json_format
+
+    options: dict[str, Any] = {"preserving_proto_field_name": True}
+    print(json_format.MessageToJson(message, always_print_fields_with_no_presence=True, **options))
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    """Print aligned columns; numbers to the right, the last column as long as it is."""
+    lines = [tuple(header), *map(tuple, rows)] if header else [tuple(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if cell.replace(",", "").isdecimal() else cell.ljust(width)
+            for cell, width in zip(line, widths, strict=True)
+        ]
+        print((indent + "  ".join(cells)).rstrip())

@@ -1,0 +1,107 @@
+"""What the service refuses, as types.
+
+The tree, with the gRPC status code that the service ends make of each leaf::
+
+    HypervisorError
+    ├── CannotServe                 the server does not start: one line, exit code 2
+    └── Refused                     a request breaks a rule; nothing of it counted
+        ├── InvalidRequest          INVALID_ARGUMENT
+        ├── NotFound                NOT_FOUND
+        ├── AlreadyExists           ALREADY_EXISTS
+        ├── OutOfRange              OUT_OF_RANGE
+        ├── WrongState              FAILED_PRECONDITION
+        ├── Aborted                 ABORTED
+        ├── DataLoss                DATA_LOSS
+        ├── LimitReached            RESOURCE_EXHAUSTED
+        ├── Unavailable             UNAVAILABLE
+        └── OurFault                INTERNAL
+"""
+
+from typing import ClassVar
+
+
+class HypervisorError(Exception):
+    """Anything that this service says no to."""
+
+
+class CannotServe(HypervisorError):
+    """The server cannot start as asked, e.g. because its port is in use."""
+
+
+class Refused(HypervisorError):
+    """A request that is refused whole.
+
+    ``reason`` is an UPPER_SNAKE word for programs, the message is for people. ``field`` is the path
+    of the offending field in the request, empty if there is none. ``place`` says where it happened
+    in numbers, e.g. ``event=17``.
+    """
+
+    code: ClassVar[str] = "UNKNOWN"
+
+    def __init__(self, reason: str, message: str, *, field: str = "", **place: int) -> None:
+        """Keep what is wrong, and where."""
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.place = place
+        super().__init__(f"{field}: {message}" if field else message)
+
+
+class InvalidRequest(Refused):
+    """The request is wrong whatever the state."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class NotFound(Refused):
+    """What the request names does not exist."""
+
+    code = "NOT_FOUND"
+
+
+class AlreadyExists(Refused):
+    """What the request brings is already there."""
+
+    code = "ALREADY_EXISTS"
+
+
+class OutOfRange(Refused):
+    """The request refers to events that are not there yet."""
+
+    code = "OUT_OF_RANGE"
+
+
+class WrongState(Refused):
+    """The session's state does not allow the request."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class Aborted(Refused):
+    """Another stream has the session."""
+
+    code = "ABORTED"
+
+
+class DataLoss(Refused):
+    """What arrived is not what was sent."""
+
+    code = "DATA_LOSS"
+
+
+class LimitReached(Refused):
+    """The request is fine, but a limit of the server is reached."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(Refused):
+    """The server does not take this now; another attempt makes sense."""
+
+    code = "UNAVAILABLE"
+
+
+class OurFault(Refused):
+    """The hypervisor broke a promise of its own."""
+
+    code = "INTERNAL"

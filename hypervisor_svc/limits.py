@@ -1,0 +1,39 @@
+"""The server's limits."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from exitlab.v1 import hypervisor_pb2
+
+
+def _limit(default: int, largest: int, summary: str) -> Any:
+    return field(default=default, metadata={"largest": largest, "summary": summary})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What the server allows, field by field as in the contract's Limits."""
+
+    max_message_bytes: int = _limit(4 << 20, 1 << 30, "largest message in bytes")
+    max_block_events: int = _limit(65_536, 1 << 20, "largest number of events in a block")
+    max_window_events: int = _limit(262_144, 1 << 32, "largest number of events sent and not applied")
+    max_uncommitted_events: int = _limit(1 << 22, 1 << 40, "largest number of events not committed")
+    max_lanes: int = _limit(64, 64, "largest number of lanes of a session")
+    max_vcpus: int = _limit(256, 256, "largest number of vCPUs, and of physical CPUs, of a session")
+    max_sessions: int = _limit(
+        256, 1 << 16, "largest number of unfinished sessions, and of finished ones kept"
+    )
+    idle_seconds: int = _limit(3600, 1 << 31, "seconds after which a session without a stream is dropped")
+
+    def to_proto(self) -> hypervisor_pb2.Limits:
+        """Return the limits as the contract's message."""
+        return hypervisor_pb2.Limits(**asdict(self))
+
+
+def limit_flags() -> list[tuple[str, int, int, str]]:
+    """Return name, default, largest value and summary of each limit."""
+    return [
+        (limit.name, int(limit.default), limit.metadata["largest"], limit.metadata["summary"])
+        for limit in fields(ServerLimits)
+        if isinstance(limit.default, int)
+    ]

@@ -1,0 +1,43 @@
+"""The server's log: structured lines on standard error, for a machine or for people.
+
+The session's id is the capability to use it, so a log never has the whole of it.
+"""
+
+import contextlib
+import logging
+import sys
+from typing import Any, Final
+
+import structlog
+
+FORMATS: Final = ("console", "json")
+SHOWN_ID_CHARACTERS: Final = 8
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def configure(log_format: str, level: str = "info") -> None:
+    """Send the log to standard error in ``log_format``, one of FORMATS."""
+    if log_format == "json":
+        last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        plain = structlog.dev.plain_traceback  # not rich's, which would be loaded if installed
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        # Whatever standard error is when a line is written: a held one may have been closed.
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def bound(*, peer: str = "", session_id: str = "") -> contextlib.AbstractContextManager[None]:
+    """Bind a peer, a session, or both to all lines that are logged inside."""
+    values = {"peer": peer, "session": session_id[:SHOWN_ID_CHARACTERS]}
+    return structlog.contextvars.bound_contextvars(**{name: value for name, value in values.items() if value})

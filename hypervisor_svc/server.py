@@ -1,0 +1,297 @@
+"""HypervisorService over gRPC.
+
+Every refusal of the layers below becomes a status with google.rpc details here. Engine work is done
+in threads, as many as there are cores, since the compiled loops let go of the interpreter.
+"""
+
+# ruff: noqa: N802  (the contract names the methods)
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from exitlab.v1 import hypervisor_pb2, report_pb2
+from hypervisor_svc.config import check_config, check_vendor
+from hypervisor_svc.errors import InvalidRequest, NotFound, OurFault, Refused, Unavailable
+from hypervisor_svc.limits import ServerLimits
+from hypervisor_svc.logs import bound, log
+from hypervisor_svc.parts import Parts
+from hypervisor_svc.policies import NoSuchVendor
+from hypervisor_svc.registry import Ending, Registry
+from hypervisor_svc.session import FINISHED, Session
+from hypervisor_svc.stream import RETRY_AFTER_MS, EventStream
+
+ERROR_DOMAIN: Final = "exitlab"
+DEFAULT_INTERVAL_MS: Final = 1000
+MIN_INTERVAL_MS: Final = 10
+DEFAULT_PAGE: Final = 100
+MAX_PAGE: Final = 1000
+
+Context = Any  # grpc.aio.ServicerContext; its generic stub cannot say "bytes on one method"
+Result = TypeVar("Result")
+Method = Callable[[Any, Any, Context], Awaitable[Result]]
+
+
+def to_status(refusal: Refused) -> grpc.Status:
+    """Return what a client gets of a refusal: code, message, ErrorInfo and, with a field, BadRequest."""
+    place = {key: str(value) for key, value in refusal.place.items()}
+    status = status_pb2.Status(code=grpc.StatusCode[refusal.code].value[0], message=refusal.message)
+    if "event" in place:
+        status.message = f"event {place['event']}: {refusal.message}"
+    info = error_details_pb2.ErrorInfo(reason=refusal.reason, domain=ERROR_DOMAIN, metadata=place)
+    status.details.add().Pack(info)
+    if refusal.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=refusal.field, description=refusal.message, reason=refusal.reason
+        )
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    return rpc_status.to_status(status)
+
+
+def answers(method: Method[Result]) -> Method[Result]:
+    """Wrap a handler: its lines are logged with peer and session, its refusals become statuses."""
+
+    @wraps(method)
+    async def handler(self: Any, request: Any, context: Context) -> Result:
+        with self.calls, bound(peer=context.peer(), session_id=getattr(request, "session_id", "")):
+            try:
+                return await method(self, request, context)
+            except OurFault as fault:
+                log.exception("fault", method=method.__name__)
+                refusal: Refused = fault
+            except Refused as refused:
+                log.info("refused", method=method.__name__, code=refused.code, reason=refused.reason)
+                refusal = refused
+            except (grpc.aio.BaseError, grpc.RpcError):
+                raise  # the connection's, not ours
+            except Exception:
+                log.exception("fault", method=method.__name__)
+                refusal = OurFault("INTERNAL_ERROR", "a fault of the hypervisor; its log says more")
+            await context.abort_with_status(to_status(refusal))
+            raise AssertionError("abort returned")
+
+    return handler
+
+
+class Calls:
+    """Counts the calls that are being answered, so that somebody can wait until there are none."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._count = 0
+        self.none = asyncio.Event()
+        self.none.set()
+
+    def __enter__(self) -> None:
+        """Count a call."""
+        self._count += 1
+        self.none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        """Count it off."""
+        self._count -= 1
+        if not self._count:
+            self.none.set()
+
+
+class HypervisorServicer:
+    """The service. Its methods are those of the contract, which says what each does."""
+
+    def __init__(self, parts: Parts, limits: ServerLimits) -> None:
+        """Hold no session yet."""
+        self.parts = parts
+        self.limits = limits
+        self.registry = Registry(limits)
+        self.incarnation = secrets.token_hex(8)
+        self.is_draining = False
+        self.calls = Calls()
+        self._streams: set[EventStream] = set()
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="engine")
+
+    async def in_thread(self, work: Callable[..., Result], *args: Any) -> Result:
+        """Do engine work in a thread. Work that has begun goes on to its end even if nobody waits."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+    def drain(self) -> None:
+        """Take no new sessions and streams, and end the open ones after the block in hand."""
+        self.is_draining = True
+        for stream in self._streams:
+            stream.end(Ending.DRAINING)
+        for held in self.registry.after(0):
+            held.ended.set()
+
+    def refuse_if_draining(self) -> None:
+        """Refuse what would not come to an end."""
+        if self.is_draining:
+            message = "the server is about to stop"
+            raise Unavailable("DRAINING", message, retry_after_ms=RETRY_AFTER_MS)
+
+    @answers
+    async def CreateSession(
+        self, request: hypervisor_pb2.CreateSessionRequest, _context: Context
+    ) -> hypervisor_pb2.CreateSessionResponse:
+        """Create a session, or return the one that this request id created."""
+        self.refuse_if_draining()
+        held = await self.registry.create(request, self._make_session)
+        return hypervisor_pb2.CreateSessionResponse(
+            session_id=held.session.session_id,
+            limits=self.limits.to_proto(),
+            engine_fingerprint=self.parts.engine_fingerprint,
+            server_incarnation=self.incarnation,
+        )
+
+    async def _make_session(self, session_id: str, config: hypervisor_pb2.SessionConfig) -> Session:
+        def make() -> Session:
+            check_config(config, self.limits, self.parts.policy_table, self.parts.check_table)
+            return Session(session_id, config, self.parts.make_engine, self.limits.max_block_events)
+
+        session = await self.in_thread(make)
+        with bound(session_id=session_id):
+            log.info("created", label=config.label, lanes=len(config.lanes), vcpus=config.vcpus)
+        return session
+
+    @answers
+    async def StreamEvents(self, _requests: object, context: Context) -> None:
+        """Carry a stream, in raw bytes: see ``drain.add_to_server``."""
+        stream = EventStream(self, context)
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    @answers
+    async def GetSession(
+        self, request: hypervisor_pb2.GetSessionRequest, _context: Context
+    ) -> hypervisor_pb2.GetSessionResponse:
+        """Return where a session stands."""
+        held = self.registry.find(request.session_id)
+        status = await self.in_thread(held.call, held.session.status)
+        limits = self.limits.to_proto()
+        return hypervisor_pb2.GetSessionResponse(status=status, config=held.session.config, limits=limits)
+
+    @answers
+    async def FinishSession(
+        self, request: hypervisor_pb2.FinishSessionRequest, _context: Context
+    ) -> hypervisor_pb2.FinishSessionResponse:
+        """End a session and return its report; then the stored one."""
+        held = self.registry.find(request.session_id)
+        finish = held.session.finish
+        report = await self.in_thread(held.call, finish, request.event_count, tuple(request.column_crcs))
+        if held.stream is not None:
+            held.stream.end(Ending.FINISHED)
+        held.ended.set()
+        log.info("finished", events=request.event_count, report_bytes=len(report))
+        return hypervisor_pb2.FinishSessionResponse(report=report)
+
+    @answers
+    async def GetReport(
+        self, request: hypervisor_pb2.GetReportRequest, _context: Context
+    ) -> hypervisor_pb2.GetReportResponse:
+        """Return a finished session's report, priced."""
+        held = self.registry.find(request.session_id)
+        lists = [self._price_list(choice, f"prices[{i}]") for i, choice in enumerate(request.prices)]
+
+        def priced() -> hypervisor_pb2.GetReportResponse:
+            stored = held.call(held.session.report)
+            report = report_pb2.Report.FromString(stored)
+            figures = [lane for prices in lists for lane in self.parts.figures(report, prices)]
+            return hypervisor_pb2.GetReportResponse(report=stored, figures=figures)
+
+        return await self.in_thread(priced)
+
+    def _price_list(self, choice: hypervisor_pb2.PriceChoice, path: str) -> report_pb2.PriceList:
+        """Return the chosen price list, checked."""
+        match choice.WhichOneof("choice"):
+            case "name":
+                try:
+                    return self.parts.price_list(choice.name)
+                except LookupError as error:
+                    raise InvalidRequest("UNKNOWN_PRICES", str(error), field=f"{path}.name") from error
+            case "list":
+                try:
+                    self.parts.check_prices(choice.list)
+                except ValueError as error:
+                    raise InvalidRequest("BAD_PRICES", str(error), field=f"{path}.list") from error
+                return choice.list
+            case _:
+                raise InvalidRequest("PRICES_MISSING", "neither a name nor a list", field=path)
+
+    @answers
+    async def WatchReport(self, request: hypervisor_pb2.WatchReportRequest, context: Context) -> None:
+        """Stream a session's report now, in each interval, and once more when it is finished."""
+        interval_ms = request.interval_ms or DEFAULT_INTERVAL_MS
+        if interval_ms < MIN_INTERVAL_MS:
+            message = f"{interval_ms} ms, but the shortest is {MIN_INTERVAL_MS} ms"
+            raise InvalidRequest("INTERVAL_TOO_SHORT", message, field="interval_ms")
+        while True:
+            held = self.registry.find(request.session_id)
+            response = await self.in_thread(held.call, _watched, held.session)
+            await context.write(response)
+            if response.status.state == FINISHED:
+                return
+            self.refuse_if_draining()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(held.ended.wait(), interval_ms / 1000)
+
+    @answers
+    async def ListSessions(
+        self, request: hypervisor_pb2.ListSessionsRequest, _context: Context
+    ) -> hypervisor_pb2.ListSessionsResponse:
+        """List sessions without their ids: no caller has an identity here, and an id gives access."""
+        if not (request.page_token or "0").isdecimal():
+            raise InvalidRequest("BAD_PAGE_TOKEN", "no page token of this server", field="page_token")
+        page = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+        found = self.registry.after(int(request.page_token or "0"))
+        response = hypervisor_pb2.ListSessionsResponse()
+        for held in found[:page]:
+            status = await self.in_thread(held.call, held.session.status)
+            status.ClearField("session_id")
+            response.sessions.append(status)
+        if len(found) > page:
+            response.next_page_token = str(found[page - 1].number)
+        return response
+
+    @answers
+    async def ListPolicies(
+        self, _request: hypervisor_pb2.ListPoliciesRequest, _context: Context
+    ) -> hypervisor_pb2.ListPoliciesResponse:
+        """List the policies."""
+        summaries = await self.in_thread(self.parts.policy_summaries)
+        return hypervisor_pb2.ListPoliciesResponse(policies=summaries)
+
+    @answers
+    async def DescribePolicy(
+        self, request: hypervisor_pb2.DescribePolicyRequest, _context: Context
+    ) -> hypervisor_pb2.DescribePolicyResponse:
+        """Return a policy's table."""
+        check_vendor(request.vendor, "vendor")
+        try:
+            table = await self.in_thread(
+                self.parts.policy_table, request.name, request.vendor, request.features
+            )
+        except NoSuchVendor as error:
+            raise NotFound("NO_SUCH_VENDOR", str(error), field="vendor") from error
+        except LookupError as error:
+            raise NotFound("UNKNOWN_POLICY", str(error), field="name") from error
+        return hypervisor_pb2.DescribePolicyResponse(table=table)
+
+    @answers
+    async def ListPrices(
+        self, _request: hypervisor_pb2.ListPricesRequest, _context: Context
+    ) -> hypervisor_pb2.ListPricesResponse:
+        """List the price lists."""
+        lists = await self.in_thread(self.parts.price_lists)
+        return hypervisor_pb2.ListPricesResponse(price_lists=lists.values())
+
+
+def _watched(session: Session) -> hypervisor_pb2.WatchReportResponse:
+    return hypervisor_pb2.WatchReportResponse(status=session.status(), report=session.running_report())

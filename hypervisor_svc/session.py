@@ -1,0 +1,263 @@
+"""One session's conversation, without I/O.
+
+A session is one stream of guest events under the lanes of its config. It has three states, and
+what may be done in each is the table below; a pair that is not there *is* the error::
+
+    SUSPENDED --open--> STREAMING --finish--> FINISHED
+        ^                |  ^  |
+        |                |  |  +- open (a newer stream fences the older), apply, confirm
+        +------cut-------+  +--+
+    SUSPENDED --finish--> FINISHED, which answers finish again from what it stored
+
+Three rules carry the rest. Offsets are event indexes, so a stream may be cut into blocks in any way.
+A block counts whole or not at all: its place, its digests and its events are checked before anything
+changes. And the end of a stream proves nothing: only ``finish``, with the number of events and their
+digests, makes a report, whose bytes are then kept as they are.
+
+Methods are for one thread at a time; ``registry.Held`` sees to that.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from exitlab.blocks import ColumnCrcs, DecodedBlock
+from exitlab.events import Column, EventColumns
+from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
+from hypervisor_svc.engine import BadEvents, EngineError
+from hypervisor_svc.errors import (
+    Aborted,
+    AlreadyExists,
+    DataLoss,
+    InvalidRequest,
+    OurFault,
+    OutOfRange,
+    WrongState,
+)
+
+SUSPENDED: Final = hypervisor_pb2.SESSION_STATE_SUSPENDED
+STREAMING: Final = hypervisor_pb2.SESSION_STATE_STREAMING
+FINISHED: Final = hypervisor_pb2.SESSION_STATE_FINISHED
+
+NEXT_STATE: Final = {
+    (SUSPENDED, "open"): STREAMING,
+    (STREAMING, "open"): STREAMING,
+    (STREAMING, "apply"): STREAMING,
+    (STREAMING, "confirm"): STREAMING,
+    (STREAMING, "cut"): SUSPENDED,
+    (SUSPENDED, "finish"): FINISHED,
+    (STREAMING, "finish"): FINISHED,
+    (FINISHED, "finish"): FINISHED,
+}
+
+
+class EngineLike(Protocol):
+    """What a session needs of an engine."""
+
+    def feed(self, events: EventColumns, level: int) -> list[outcome_pb2.OutcomePart]:
+        """Apply all events, or none and raise BadEvents."""
+
+    def report(self) -> report_pb2.Report:
+        """Return what was found so far."""
+
+    def state_digest(self) -> int:
+        """Return a digest of the whole state."""
+
+
+EngineFactory = Callable[[hypervisor_pb2.SessionConfig], EngineLike]
+
+
+class Session:
+    """One session: its config, its engine, and how far they have come."""
+
+    def __init__(
+        self,
+        session_id: str,
+        config: hypervisor_pb2.SessionConfig,
+        make_engine: EngineFactory,
+        max_block_events: int,
+    ) -> None:
+        """Start a suspended session of a checked ``config``."""
+        self.session_id = session_id
+        self.config = config
+        self.columns = tuple(Column(column) for column in config.columns)
+        self.state: hypervisor_pb2.SessionState.ValueType = SUSPENDED
+        self.epoch = 0
+        self.applied_events = 0
+        self.confirmed_events = 0
+        self._max_block_events = max_block_events
+        self._crcs = ColumnCrcs(self.columns)
+        self._engine: EngineLike | None = make_engine(config)
+        self._level = config.outcome_level or outcome_pb2.OUTCOME_LEVEL_SUMMARY
+        self._failure = ""
+        self._final_digest = 0
+        self._stored_report = b""
+
+    @property
+    def committed_events(self) -> int:
+        """Events whose effect is as safe as it gets; without durable storage, those applied."""
+        return self.applied_events
+
+    def open(self, opening: hypervisor_pb2.Open) -> hypervisor_pb2.Opened:
+        """Give the session to a new stream and fence the older one."""
+        state = self._next_state("open")
+        if opening.expected_epoch not in (0, self.epoch):
+            message = f"the session's epoch is {self.epoch}, expected {opening.expected_epoch}"
+            raise Aborted("EPOCH_MISMATCH", message, field="open.expected_epoch", epoch=self.epoch)
+        self._check_received(opening.received_events, "open.received_events")
+        if self._level > outcome_pb2.OUTCOME_LEVEL_SUMMARY and opening.received_events < self.applied_events:
+            # Outcomes are not kept yet. Going on without them would lose them in silence.
+            message = (
+                f"outcomes of events {opening.received_events} to {self.applied_events} were sent "
+                "and are not kept; start a new session"
+            )
+            place = {"received_events": opening.received_events, "next_event": self.applied_events}
+            raise WrongState("OUTCOMES_NOT_KEPT", message, field="open.received_events", **place)
+        self.state = state
+        self.epoch += 1
+        self.confirmed_events = max(self.confirmed_events, opening.received_events)
+        return hypervisor_pb2.Opened(
+            next_event=self.applied_events,
+            committed_events=self.committed_events,
+            epoch=self.epoch,
+            column_crcs=self._crcs.values,
+        )
+
+    def apply(self, epoch: int, block: DecodedBlock) -> list[outcome_pb2.OutcomePart]:
+        """Apply a block that came on the stream of ``epoch``; refused whole, or applied whole."""
+        self._check_epoch(epoch)
+        self._next_state("apply")
+        self._check_place(block.first_event, len(block.events))
+        crcs = self._advanced_crcs(block)
+        try:
+            parts = self._running_engine.feed(block.events, self._level)
+        except BadEvents as bad:
+            message = str(bad).removeprefix(f"event {bad.event}: ")
+            raise InvalidRequest("BAD_EVENT", message, field=bad.field, event=bad.event) from bad
+        except Exception as error:
+            # Lanes may now stand at different events, so nothing may be built on this engine.
+            why = str(error) if isinstance(error, EngineError) else "its log says more"
+            self._failure = f"the engine failed in the block at event {self.applied_events}: {why}"
+            raise OurFault("ENGINE_FAILED", self._failure) from error
+        self._crcs = crcs
+        self.applied_events += len(block.events)
+        return parts
+
+    def confirm(self, epoch: int, received_events: int) -> None:
+        """Take note that outcomes below ``received_events`` have arrived."""
+        self._check_epoch(epoch)
+        self._next_state("confirm")
+        self._check_received(received_events, "confirm.received_events")
+        self.confirmed_events = max(self.confirmed_events, received_events)
+
+    def cut(self, epoch: int) -> None:
+        """Suspend the session because the stream of ``epoch`` ended; an older stream changes nothing."""
+        if epoch == self.epoch and self.state == STREAMING:
+            self.state = self._next_state("cut")
+
+    def finish(self, event_count: int, column_crcs: Sequence[int]) -> bytes:
+        """End the session and return its serialized report; again and again the same bytes."""
+        state = self._next_state("finish")
+        if event_count != self.applied_events:
+            message = f"{event_count} events were sent, but {self.applied_events} are applied"
+            place = {"event_count": event_count, "next_event": self.applied_events}
+            raise WrongState("EVENT_COUNT_MISMATCH", message, field="event_count", **place)
+        self._check_final_crcs(tuple(column_crcs))
+        if self.state != FINISHED:
+            # Everything that can fail comes before the state changes.
+            report = self.running_report().SerializeToString(deterministic=True)
+            self._final_digest = self._running_engine.state_digest()
+            self._stored_report, self._engine, self.state = report, None, state
+        return self._stored_report
+
+    def report(self) -> bytes:
+        """Return the stored report of a finished session."""
+        if self.state != FINISHED:
+            raise WrongState("SESSION_NOT_FINISHED", "a session has a report once it is finished")
+        return self._stored_report
+
+    def running_report(self) -> report_pb2.Report:
+        """Return the report so far."""
+        if self.state == FINISHED:
+            return report_pb2.Report.FromString(self._stored_report)
+        report = self._running_engine.report()
+        report.columns[:] = self.config.columns
+        report.column_crcs[:] = self._crcs.values
+        return report
+
+    def status(self) -> hypervisor_pb2.SessionStatus:
+        """Return where the session stands."""
+        return hypervisor_pb2.SessionStatus(
+            session_id=self.session_id,
+            state=self.state,
+            applied_events=self.applied_events,
+            committed_events=self.committed_events,
+            epoch=self.epoch,
+            column_crcs=self._crcs.values,
+            state_digest=self._final_digest if self._engine is None else self._engine.state_digest(),
+            label=self.config.label,
+        )
+
+    @property
+    def _running_engine(self) -> EngineLike:
+        self._check_engine()
+        assert self._engine is not None, "a finished session has no engine, and no move that needs one"
+        return self._engine
+
+    def _next_state(self, action: str) -> hypervisor_pb2.SessionState.ValueType:
+        """Return the state after ``action``, or refuse it in this one."""
+        if action != "cut":
+            self._check_engine()
+        state = NEXT_STATE.get((self.state, action))
+        if state is None:
+            name = hypervisor_pb2.SessionState.Name(self.state).removeprefix("SESSION_STATE_")
+            raise WrongState(f"SESSION_{name}", f"a {name.lower()} session takes no {action}")
+        return state
+
+    def _check_engine(self) -> None:
+        if self._failure:
+            raise OurFault("ENGINE_FAILED", self._failure)
+
+    def _check_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            message = f"a newer stream has the session: its epoch is {self.epoch}, this stream's {epoch}"
+            raise Aborted("FENCED", message, epoch=self.epoch)
+
+    def _check_received(self, received_events: int, field: str) -> None:
+        if received_events > self.applied_events:
+            message = f"outcomes of {received_events} events, but {self.applied_events} are applied"
+            place = {"received_events": received_events, "next_event": self.applied_events}
+            raise OutOfRange("RECEIVED_TOO_MANY", message, field=field, **place)
+
+    def _check_place(self, first_event: int, event_count: int) -> None:
+        """Refuse a block that does not start where the last one ended."""
+        place = {"first_event": first_event, "next_event": self.applied_events}
+        if first_event > self.applied_events:
+            message = f"starts at event {first_event}, but the next event is {self.applied_events}"
+            raise OutOfRange("GAP", message, field="block.first_event", **place)
+        if first_event < self.applied_events:
+            message = f"starts at event {first_event}, but all below {self.applied_events} are applied"
+            raise AlreadyExists("ALREADY_APPLIED", message, field="block.first_event", **place)
+        if not event_count:
+            raise InvalidRequest("EMPTY_BLOCK", "a block has events", field="block.event_count", **place)
+        if event_count > self._max_block_events:
+            message = f"{event_count} events, but a block has at most {self._max_block_events}"
+            raise InvalidRequest("BLOCK_TOO_LARGE", message, field="block.event_count", **place)
+
+    def _advanced_crcs(self, block: DecodedBlock) -> ColumnCrcs:
+        """Return the running digests after ``block``, or refuse a block that states others."""
+        crcs = self._crcs.copy()
+        crcs.update(block.events)
+        stated = crcs.values if block.column_crcs is None else block.column_crcs
+        for i, (ours, theirs) in enumerate(zip(crcs.values, stated, strict=True)):
+            if ours != theirs:
+                name = self.columns[i].name.lower()
+                message = f"the {name} that arrived give {ours:#010x}, but {theirs:#010x} is stated"
+                field = f"block.column_crcs[{i}]"
+                raise DataLoss("DIGEST_MISMATCH", message, field=field, first_event=block.first_event)
+        return crcs
+
+    def _check_final_crcs(self, theirs: tuple[int, ...]) -> None:
+        if theirs != self._crcs.values:
+            names = ", ".join(column.name.lower() for column in self.columns)
+            message = f"the digests of {names} are not those of the {self.applied_events} events applied"
+            raise WrongState("DIGEST_MISMATCH", message, field="column_crcs")
