@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+
 from exitlab import exit_reasons
 from exitlab.exit_reasons import VENDOR_SVM, VENDOR_VMX, handler_name, is_dr_access, reason_name
 from exitlab.v1 import policy_pb2
