@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check stubs bench clean
+.PHONY: help demo test test-floor check stubs bench clean
 
 help:
 	@echo "make demo    run the seed workload and a recorded Linux guest, and say what was found"
 	@echo "make test    run the tests"
+	@echo "make test-floor  run the contract's tests on the oldest libraries allowed"
 	@echo "make check   lint, types, import contract, proto lint"
 	@echo "make bench   measure; a table of ratios and build/bench.json"
 	@echo "make stubs   make the committed gRPC stubs again"
@@ -29,6 +30,17 @@ demo: .venv/made
 test: .venv/made-test
 	$(BIN)/pytest
 
+# The contract and both services on the oldest releases that pyproject.toml allows.
+.venv-floor/made: pyproject.toml tests/floor.txt
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip --disable-pip-version-check --quiet install --upgrade 'pip>=25.1'
+	.venv-floor/bin/python -m pip --disable-pip-version-check --quiet install --constraint tests/floor.txt \
+		--editable '.[hypervisor]' --group test buf-bin
+	touch $@
+
+test-floor: .venv-floor/made
+	.venv-floor/bin/pytest tests/contract tests/hypervisor tests/guest/test_stream.py tests/guest/test_cli.py
+
 check: .venv/made-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -43,4 +55,4 @@ stubs: .venv/made
 	$(BIN)/python protos/generate.py
 
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-floor build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

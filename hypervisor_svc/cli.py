@@ -31,7 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser(given).parse_args(given)
-    return run_command("hypervisor-svc", options.command, options)
+    return run_command("hypervisor-svc", _told, options)
+
+
+def _told(options: argparse.Namespace) -> int:
+    """Run the chosen command; tell in one line if the engine's compiler is not installed."""
+    try:
+        code: int = options.command(options)
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        print("hypervisor-svc: the engine needs numba: install exitlab[hypervisor]", file=sys.stderr)
+        return BAD_INPUT
+    return code
 
 
 def _parser(given: list[str]) -> argparse.ArgumentParser:
