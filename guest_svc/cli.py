@@ -61,11 +61,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a source under one policy")
     run.set_defaults(command=_run)
-    _add_source(run, "a workload, or the file of a recorded trace", (DEFAULT_POLICY,))
+    _add_source(run, "a workload, capture:NAME of a shipped trace, or the file of one", (DEFAULT_POLICY,))
 
     compare = commands.add_parser("compare", help="run a source under several policies in one pass")
     compare.set_defaults(command=_compare)
-    _add_source(compare, "a workload, or the file of a recorded trace", COMPARED_POLICIES)
+    _add_source(compare, "a workload, capture:NAME of a shipped trace, or the file of one", COMPARED_POLICIES)
 
     replay = commands.add_parser("replay", help="compare policies on a recorded trace")
     replay.set_defaults(command=_compare)
@@ -105,7 +105,9 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     )
     _add_policies(parser, policies)
     parser.add_argument("--vendor", choices=("vmx", "svm"), default="vmx", help="(default vmx)")
-    parser.add_argument("--events", type=int, metavar="N", help="cut the source, or extend it, to N events")
+    parser.add_argument(
+        "--events", type=int, metavar="N", help="cut the source, or extend a generated one, to N events"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
     parser.add_argument("--cpi", metavar="X", help="guest cycles of a trace's instruction (default 1)")
     parser.add_argument(
@@ -181,8 +183,11 @@ def _compare(options: argparse.Namespace) -> int:
         hypervisor = _connect(find_address, stack)
         document = run.compare(hypervisor, workload, plan)
         _write(render.formatted(document, options.output, has_detail=options.detail))
-    has_diverged = any(lane["story"]["verdict"] == "diverged" for lane in document["lanes"])
-    return CHECK_FAILED if options.fail_on_divergence and has_diverged else 0
+    diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
+    if options.fail_on_divergence and diverged:
+        print(f"guest-svc: diverged: {', '.join(diverged)}", file=sys.stderr)
+        return CHECK_FAILED
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -252,11 +257,26 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
 def _start_hypervisor(options: argparse.Namespace, stack: ExitStack) -> Callable[[], str]:
     """Start a private hypervisor unless an address is given; the result waits for its address."""
     if options.hypervisor:
-        return lambda: str(options.hypervisor)
+        address = checked_address(options.hypervisor)
+        return lambda: address
     from guest_svc.embedded import EmbeddedHypervisor  # noqa: PLC0415  (needed only without an address)
 
     embedded = stack.enter_context(EmbeddedHypervisor())
     return lambda: embedded.address
+
+
+def checked_address(text: str) -> str:
+    """Return an address that could be connected to.
+
+    Raises:
+        BadInput: It is neither host:port nor unix:PATH.
+
+    """
+    host, _, port = text.rpartition(":")
+    is_unix = text.startswith("unix:") and len(text) > len("unix:")
+    if not is_unix and not (host and host != "unix" and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise BadInput(f"--hypervisor {text}: expected host:port or unix:PATH")
+    return text
 
 
 def _connect(find_address: Callable[[], str], stack: ExitStack) -> Hypervisor:

@@ -9,6 +9,7 @@ policy declares; any other mismatch is a failure. Vectors that need what the mod
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -105,6 +106,8 @@ def conform_text(document: Mapping[str, Any], lanes: int) -> str:
     counts = ", ".join(f"{document[name]:,} {name}" for name in ("passed", "failed", "declared"))
     ran = len(document["cases"]) // lanes
     lines = [f"{ran:,} vectors under {lanes} lanes each: {counts}"]
+    rules = Counter((case["policy"], case["declared"]) for case in document["cases"] if case["declared"])
+    lines += [f"  {policy} declares {rule}: {count}" for (policy, rule), count in sorted(rules.items())]
     if document["out"]:
         lines.append(f"{document['out']:,} vectors are out, because they need what is not modelled yet:")
         lines += [f"  {name}" for name in document["out_ids"]]

@@ -22,6 +22,7 @@ from guest_svc.progress import notice
 
 _LISTENING = "listening on"
 _LONGEST_SOCKET_PATH = 90  # sun_path holds 108 bytes on Linux, 104 on the BSDs
+_COMPILING = "compiling the engine"
 _STOP_SECONDS = 5.0
 
 
@@ -68,7 +69,7 @@ class EmbeddedHypervisor:
 
         """
         if self._address is None:
-            with notice("starting a hypervisor; its engine is compiled at the first start ..."):
+            with notice("starting a hypervisor ..."):
                 self._address = self._wait_until_listening()
         return self._address
 
@@ -77,6 +78,8 @@ class EmbeddedHypervisor:
         assert lines is not None
         for line in lines:
             self._last_lines.append(line.rstrip())
+            if _COMPILING in line:  # the one thing that takes long; else nobody knows what is waited for
+                print(line.rstrip(), file=sys.stderr, flush=True)
             if _LISTENING in line:
                 self._drainer = threading.Thread(target=self._drain, args=(lines,), daemon=True)
                 self._drainer.start()

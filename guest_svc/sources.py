@@ -34,7 +34,7 @@ def open_source(choice: SourceChoice) -> "Workload":
         BadInput: There is no such source, or it does not take what it is given.
 
     """
-    found = _find(choice.source)
+    found = _find(choice.source, must_be_recorded=choice.must_be_recorded)
     if choice.must_be_recorded and not found.is_recorded:
         raise BadInput(f"{choice.source}: a generated workload, not a recorded trace; use run or compare")
     parameters = dict(choice.parameters)
@@ -45,7 +45,7 @@ def open_source(choice: SourceChoice) -> "Workload":
     return found.make(parameters, choice.seed, choice.events)
 
 
-def _find(source: str) -> "WorkloadSource":
+def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
     # numpy is imported here, while an embedded hypervisor is already starting.
     if _is_path(source):
         from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
@@ -54,14 +54,17 @@ def _find(source: str) -> "WorkloadSource":
         if not path.is_file():
             raise BadInput(f"{source}: {'a folder' if path.is_dir() else 'no such file'}")
         return CaptureSource(path)
-    from guest_svc.workloads import find_workload  # noqa: PLC0415
+    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 
-    return find_workload(source)
+    shipped = f"capture:{source}"
+    return find_workload(shipped if must_be_recorded and shipped in workload_names() else source)
 
 
 def _is_path(source: str) -> bool:
     """Return whether a source is written as a path; a bare name that is a file is one too."""
-    return "/" in source or "\\" in source or source.endswith(".npz") or Path(source).is_file()
+    return (
+        "/" in source or "\\" in source or source.endswith(".npz") or source == "." or Path(source).is_file()
+    )
 
 
 def list_workloads() -> list[dict[str, Any]]:

@@ -177,7 +177,7 @@ def _watch_parent(pipe: int) -> str:
 def _warm(options: argparse.Namespace) -> int:
     """Compile the engine, or find it compiled."""
     del options
-    import hypervisor_svc.engine  # noqa: F401  (its import compiles)
+    import hypervisor_svc.engine.engine  # noqa: F401  (its import compiles)
 
     return 0
 
@@ -208,11 +208,13 @@ def _policies(options: argparse.Namespace) -> int:
 def _policy(options: argparse.Namespace) -> int:
     from exitlab.v1 import policy_pb2
     from hypervisor_svc import policies
+    from hypervisor_svc.engine.tables import make_table
 
     try:
         vendor = policy_pb2.Vendor.ValueType(VENDORS[options.vendor])
         table = policies.policy_table(options.name, vendor, policy_pb2.CpuFeatures())
-    except LookupError as error:
+        make_table(table)
+    except (LookupError, ValueError) as error:
         return _bad_input(error)
     if options.output == "json":
         _print_json(table)

@@ -110,18 +110,23 @@ def _check_lane(
     match lane.WhichOneof("policy"):
         case "policy_name":
             try:
-                resolve_policy(lane.policy_name, lane.vendor, lane.features)
+                table = resolve_policy(lane.policy_name, lane.vendor, lane.features)
             except NoSuchVendor as error:
                 raise _bad("NO_SUCH_VENDOR", f"{path}.vendor", str(error)) from error
             except LookupError as error:
                 raise _bad("UNKNOWN_POLICY", f"{path}.policy_name", str(error)) from error
+            _check_table(table, f"{path}.policy_name", check_table)
         case "policy_table":
             if lane.policy_table.vendor != lane.vendor:
                 message = "the table is for another vendor than the lane"
                 raise _bad("VENDOR_MISMATCH", f"{path}.policy_table.vendor", message)
-            try:
-                check_table(lane.policy_table)
-            except ValueError as error:
-                raise _bad("BAD_POLICY_TABLE", f"{path}.policy_table", str(error)) from error
+            _check_table(lane.policy_table, f"{path}.policy_table", check_table)
         case _:
             raise _bad("POLICY_MISSING", path, "a lane has a policy_name or a policy_table")
+
+
+def _check_table(table: policy_pb2.PolicyTable, path: str, check_table: CheckTable) -> None:
+    try:
+        check_table(table)
+    except ValueError as error:
+        raise _bad("BAD_POLICY_TABLE", path, str(error)) from error

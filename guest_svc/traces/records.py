@@ -208,7 +208,9 @@ def read_records(path: Path) -> Records:
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise TraceError(f"{path}: damaged, or not an .npz file: {error}") from error
+        # numpy takes what is no archive for a pickle, and would advise to load it unsafely.
+        told = f": {error}" if zipfile.is_zipfile(path) else ""
+        raise TraceError(f"{path}: damaged, or not an .npz file{told}") from error
     records = Records(**columns)
     _check(path, records)
     return records

@@ -3,12 +3,25 @@
 ``oracle`` holds the loop, ``records`` the layout of its state, ``vocabulary`` the words it shares
 with policies, ``tables`` the policies as arrays, ``profile`` what exits, ``lane`` and ``engine`` what
 runs it, ``report`` what comes out. Policies and prices are handed in: nothing here knows one.
+
+The names below are found when they are first asked for: a policy needs the vocabulary, and should
+not have to wait for the compiler.
 """
 
-from hypervisor_svc.engine.engine import ENGINE_FINGERPRINT, Engine, EngineConfig, LaneSpec, ReferenceKey
-from hypervisor_svc.engine.lane import EngineError
-from hypervisor_svc.engine.tables import BadTable
-from hypervisor_svc.engine.validation import BadEvents
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from hypervisor_svc.engine.engine import (
+        ENGINE_FINGERPRINT,
+        Engine,
+        EngineConfig,
+        LaneSpec,
+        ReferenceKey,
+    )
+    from hypervisor_svc.engine.lane import EngineError
+    from hypervisor_svc.engine.tables import BadTable
+    from hypervisor_svc.engine.validation import BadEvents
 
 __all__ = [
     "ENGINE_FINGERPRINT",
@@ -20,3 +33,12 @@ __all__ = [
     "LaneSpec",
     "ReferenceKey",
 ]
+
+_HOMES: Final = {"BadEvents": "validation", "BadTable": "tables", "EngineError": "lane"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'engine')}"), name)

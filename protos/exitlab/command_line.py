@@ -49,6 +49,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
 
 
+def _drop_output() -> None:
+    """Let what is left of standard output go nowhere; Python would complain when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run_command(
     program: str, command: Callable[[argparse.Namespace], int], options: argparse.Namespace
 ) -> int:
@@ -59,9 +64,14 @@ def run_command(
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough; Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _drop_output()
+        return 0  # whoever read our output has had enough
+    except OSError as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"{program}: {error}", file=sys.stderr)
+        _drop_output()
+        return NOT_FINISHED
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
