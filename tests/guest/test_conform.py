@@ -435,6 +435,7 @@ def test_document_and_text_tell_the_same_counts() -> None:
     }
     assert conform.formatted(document, "text", 2).splitlines() == [
         "2 vectors under 2 lanes each: 2 passed, 1 failed, 1 declared",
+        "  q declares RULE: 1",
         "1 vectors are out, because they need what is not modelled yet:",
         "  c",
         "FAILED b under q on vmx",
