@@ -17,25 +17,29 @@ from typing import Any, Final
 
 import numba
 
-_COMPILED_PACKAGES: Final = ("arch", "engine")
+from exitlab import debugreg, events
+
+# What the compiled loops are made of, constants of the contract included.
+_SOURCES: Final = (
+    *sorted(Path(__file__).parent.glob("*.py")),
+    *sorted((Path(__file__).parents[1] / "engine").glob("*.py")),
+    *(Path(module.__file__) for module in (debugreg, events)),
+)
 
 
-def source_digest() -> str:
-    """Return a digest of the sources that compiled code can reach, of numba and of the processor."""
-    root = Path(__file__).parent.parent
+def rules_digest() -> str:
+    """Return a digest of the rules: of every source file that the compiled loops are made of."""
     digest = hashlib.sha256()
-    for package in _COMPILED_PACKAGES:
-        for path in sorted((root / package).glob("*.py")):
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
-    for part in (
-        numba.__version__,
-        platform.python_version(),
-        platform.processor(),
-        numba.config.CPU_NAME or "",
-    ):
-        digest.update(str(part).encode())
+    for path in _SOURCES:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _code_digest() -> str:
+    """Return a digest of the rules, of the compiler and of the processor that code is made for."""
+    made_for = (numba.__version__, platform.python_version(), platform.processor(), numba.config.CPU_NAME)
+    return hashlib.sha256("|".join([rules_digest(), *map(str, made_for)]).encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
@@ -44,7 +48,7 @@ def cache_folder() -> Path:
     base = (
         Path(parent) if parent else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "exitlab"
     )
-    return base / source_digest()
+    return base / _code_digest()
 
 
 IS_PLAIN: Final = bool(numba.config.DISABLE_JIT)

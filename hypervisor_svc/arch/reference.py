@@ -200,7 +200,8 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                 (U64(modes[i]) & _CPL) != ZERO,
                 (state[v, DR7] & DR7_GD) != ZERO,
             )
-            if fault == FAULT_NONE and is_write and register >= _SIX and (value >> _32) != ZERO:
+            is_known = (mark & _UNKNOWN) == ZERO
+            if fault == FAULT_NONE and is_write and is_known and register >= _SIX and (value >> _32) != ZERO:
                 fault = FAULT_GP
             if fault != FAULT_NONE and (mark & _RETIRED) != ZERO:
                 counts[CONTRADICTIONS] += ONE
@@ -210,7 +211,7 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
             elif is_write:
                 slot = register if register < _FOUR else register - _TWO
                 if (mark & _UNKNOWN) != ZERO:
-                    value = state[v, slot]
+                    value = state[v, slot]  # an assumption: it writes what is there
                 if register == _SIX:
                     value = canonical_dr6(value, writable_dr6)
                     state[v, UNDEFINED] = ZERO

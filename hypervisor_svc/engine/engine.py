@@ -11,14 +11,14 @@ from exitlab.debugreg import dr6_writable
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.arch import reference
-from hypervisor_svc.arch.compiled import source_digest
+from hypervisor_svc.arch.compiled import rules_digest
 from hypervisor_svc.engine.lane import Lane, Outcomes, Truth, outcomes_for
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
 from hypervisor_svc.engine.records import DECISION_ROWS, Words
 from hypervisor_svc.engine.report import decision, make_report
 from hypervisor_svc.engine.validation import Block, Checker, complete
 
-ENGINE_FINGERPRINT: Final = f"exitlab-engine-1-{source_digest()}"
+ENGINE_FINGERPRINT: Final = f"exitlab-engine-1-{rules_digest()}"
 LEVEL_REFERENCE: Final = 2
 _MAX_PART_BYTES: Final = 3 << 20
 _BYTES_AN_EVENT: Final = 11
@@ -159,7 +159,14 @@ class Engine:
         for number, (spec, lane) in enumerate(zip(self.config.lanes, self.lanes, strict=True)):
             outcomes = outcomes_for(len(events), level)
             known = int(lane.state.counts[DECISION_ROWS])
-            lane.run(whole, first, truths[spec.key], level, outcomes)
+            lane.run(
+                whole,
+                first,
+                truths[spec.key],
+                level,
+                outcomes,
+                recorded_reasons=self._checker.recorded_reasons,
+            )
             if level >= LEVEL_DECISIONS:
                 fresh = range(known, int(lane.state.counts[DECISION_ROWS]))
                 decisions = [decision(k, lane.state.decisions[k]) for k in fresh]

@@ -19,6 +19,9 @@ from hypervisor_svc.engine.vocabulary import Deviation
 
 BILL_CAPACITY: Final = 1 << 12
 DECISION_CAPACITY: Final = 1 << 14
+# Most rows that a block can add to a bill: of the profile's own reasons, and of each recorded one.
+_ROWS_OF_PROFILE: Final = 1 << 10
+_ROWS_A_REASON: Final = 64
 _NO_U8: Final = np.zeros(0, np.uint8)
 _NO_U16: Final = np.zeros(0, np.uint16)
 _NO_U64: Final = np.zeros(0, np.uint64)
@@ -151,15 +154,25 @@ class Lane:
             decisions=np.zeros((DECISION_CAPACITY, 2), np.uint64),
         )
 
-    def run(self, block: Block, first_event: int, truth: Truth, level: int, outcomes: Outcomes) -> None:
-        """Run a checked block through the lane.
+    def run(
+        self,
+        block: Block,
+        first_event: int,
+        truth: Truth,
+        level: int,
+        outcomes: Outcomes,
+        *,
+        recorded_reasons: int = 0,
+    ) -> None:
+        """Run a checked block, in which ``recorded_reasons`` different EXITs occur, through the lane.
 
         Raises:
             EngineError: the engine's own limits are exceeded.
 
         """
         state = self.state
-        if int(state.counts[records.BILL_ROWS]) * 2 > len(state.bill_counts):
+        fresh = min(2 * len(block.kinds), _ROWS_A_REASON * recorded_reasons) + _ROWS_OF_PROFILE
+        while 2 * (int(state.counts[records.BILL_ROWS]) + fresh) > len(state.bill_counts):
             self._grow_bill()
         profile = self.profile
         with np.errstate(over="ignore"):
@@ -169,8 +182,8 @@ class Lane:
                 *(truth.stories, truth.values, truth.undefined),
                 *(self.constants, self.table.bases, self.table.strides, self.table.cells),
                 *(self.table.next_memories, self.table.cell_operations, self.table.cell_host_operations),
-                *(profile.groups, profile.exit_codes, profile.exit_classes, profile.exception_codes),
-                *(profile.recorded_classes, profile.passed_msrs),
+                *(profile.groups, profile.exit_codes, profile.exception_codes),
+                *(profile.classes, profile.passed_msrs),
                 *(state.vcpus, state.physical_cpus, state.counts, state.bill_keys, state.bill_counts),
                 *(state.window_sizes, state.leaks, state.declared, level),
                 *(state.decision_keys, state.decision_numbers, state.decisions),

@@ -108,6 +108,7 @@ from hypervisor_svc.engine.records import (
     KEY_MSR_SHIFT,
     KEY_OPENED,
     KEY_REEXECUTED,
+    KEY_SECOND,
     KEY_SKIPPED,
     KEY_STORY_SHIFT,
     KEY_SUB_REASON_SHIFT,
@@ -166,7 +167,6 @@ _NO_MOMENT: Final = U64(len(Moment))
 _ENTER_GUEST: Final = U64(Moment.ENTER_GUEST)
 _LEAVE_GUEST: Final = U64(Moment.LEAVE_GUEST)
 _LOSE_RESIDENCE: Final = U64(Moment.LOSE_RESIDENCE)
-_GAIN_RESIDENCE: Final = U64(Moment.GAIN_RESIDENCE)
 _SCHEDULED_IN: Final = U64(Moment.SCHEDULED_IN)
 _SCHEDULED_OUT: Final = U64(Moment.SCHEDULED_OUT)
 _DR_TRAPPED: Final = U64(Moment.DR_TRAPPED)
@@ -195,8 +195,6 @@ _SCHED_IN: Final = int(EventKind.SCHED_IN)
 _STAGE: Final = int(EventKind.STAGE)
 _SET_DEBUGREGS: Final = int(EventKind.SET_DEBUGREGS)
 _HOST_BREAKPOINTS: Final = int(EventKind.HOST_BREAKPOINTS)
-_RESET: Final = int(EventKind.RESET)
-_INIT: Final = int(EventKind.INIT)
 _STATE: Final = int(EventKind.STATE)
 _ADVANCE: Final = int(EventKind.ADVANCE)
 
@@ -215,14 +213,12 @@ _FIVE: Final = U64(5)
 _SIX: Final = U64(6)
 _SEVEN: Final = U64(7)
 _EIGHT: Final = U64(8)
-_TEN: Final = U64(10)
 _12: Final = U64(12)
 _13: Final = U64(13)
 _15: Final = U64(15)
 _16: Final = U64(16)
 _32: Final = U64(32)
 _40: Final = U64(40)
-_FF: Final = U64(0xFF)
 _FFF: Final = U64(0xFFF)
 
 _NOTHING: Final = U64(Story.NOTHING)
@@ -248,18 +244,19 @@ _EXITS_BY_CLASS_AT: Final = U64(EXITS_BY_CLASS - 1)
 
 _HOST_OWNER: Final = U64(OWNER_HOST)
 _NOBODY: Final = U64(OWNER_NOBODY)
-_ALL_OWNED_BY_HOST: Final = U64(sum(OWNER_HOST << (12 * k) for k in range(5)))
 _LIGHT: Final = U64(2)
 _HEAVY: Final = U64(3)
 _OUT_OF_SESSION: Final = U64(3)
 _NOT_RESIDENT: Final = U64(4)
-_SUB_KICK: Final = U64(4)
+_SUB_KICK: Final = U64(profile.SUB_KICK)
+_SUB_DEVICE_MEMORY: Final = U64(profile.SUB_DEVICE_MEMORY)
 _OWNS_BREAKPOINTS: Final = U64(2)
 _WINDOW_CLOSED: Final = U64(0)
 _WINDOW_OPENING: Final = U64(1)
 _WINDOW_OPEN: Final = U64(2)
 _WINDOW_EXACT: Final = U64(WINDOW_EXACT)
 
+_ACCOUNTS: Final = U64(7 << KEY_ACCOUNT_SHIFT)
 _EXIT_ACCOUNT: Final = U64(ACCOUNT_EXIT << KEY_ACCOUNT_SHIFT)
 _HOST_ACCOUNT: Final = U64(ACCOUNT_HOST << KEY_ACCOUNT_SHIFT)
 _KEY_CLASS: Final = U64(KEY_CLASS_SHIFT)
@@ -271,6 +268,7 @@ _SKIPPED: Final = U64(KEY_SKIPPED)
 _REEXECUTED: Final = U64(KEY_REEXECUTED)
 _OPENED: Final = U64(KEY_OPENED)
 _CLOSED: Final = U64(KEY_CLOSED)
+_SECOND: Final = U64(KEY_SECOND)
 _SIGNAL_KEY: Final = U64(profile.ACCOUNT_SIGNAL << KEY_ACCOUNT_SHIFT)
 
 # Micro-actions as bits of a cell.
@@ -300,6 +298,7 @@ _A_DR7_ON: Final = U64(1 << Action.DR7_ON)
 _A_DR7_OFF: Final = U64(1 << Action.DR7_OFF)
 _A_CONTROLS_OFF: Final = U64(1 << Action.CONTROLS_OFF)
 _A_CONTROLS_ON: Final = U64(1 << Action.CONTROLS_ON)
+_A_ANSWERS: Final = _A_EMULATE | _A_INJECT | _A_WRITE_THROUGH
 _A_DISARM: Final = U64(1 << Action.DISARM)
 _A_REEXECUTE: Final = U64(1 << Action.REEXECUTE)
 
@@ -348,14 +347,7 @@ _SIGNATURE = nt.void(
     *(nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),  # the reference's story
     *(nt.uint64[::1], nt.uint64[::1], nt.uint64[:, ::1], nt.uint64[::1], nt.uint8[::1]),  # policy
     *(nt.uint64[::1], nt.uint64[::1]),  # operations of each cell
-    *(
-        nt.uint8[::1],
-        nt.uint32[::1],
-        nt.uint8[:, ::1],
-        nt.uint32[::1],
-        nt.uint8[::1],
-        nt.uint32[::1],
-    ),  # profile
+    *(nt.uint8[::1], nt.uint32[::1], nt.uint32[::1], nt.uint8[:, ::1], nt.uint32[::1]),  # profile
     *(nt.uint64[:, ::1], nt.uint64[:, ::1], nt.uint64[::1]),  # state
     *(nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[::1], nt.uint64[:, :, ::1], nt.uint64[:, ::1]),  # counters
     *(nt.int64, nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[:, ::1]),  # outcomes
@@ -385,9 +377,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     cell_host_operations,
     groups,
     exit_codes,
-    exit_classes,
     exception_codes,
-    recorded_classes,
+    classes,
     passed_msrs,
     vcpu,
     physical,
@@ -439,8 +430,6 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         else:
             step = _ENTER
         if step == _DONE and level < LEVEL_DECISIONS:
-            if story != _NOTHING:
-                counts[DIGEST] += mixed(first_event + U64(i), v, story, seen)
             continue
         arg = U64(args[i])
         mode = U64(modes[i])
@@ -458,12 +447,13 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             register = arg + _TWO if is_alias else arg
             slot = register if register < _FOUR else register - _TWO
             is_write = kind == _MOV_TO_DR
-            if (mark & _UNKNOWN) != ZERO and is_write:
-                value = vcpu[v, _TRUE_AT + slot]
             vcpu[v, EXECUTED] += ONE if step != _DONE else ZERO
         full_value = value
         if (mode & _OPERAND_32) != ZERO:
             value &= LOW_32
+        if is_write and (mark & _UNKNOWN) != ZERO:
+            value = vcpu[v, _TRUE_AT + slot]  # as the reference takes it: the value that is there
+            full_value = value
         subject = v  # the vCPU whose ladder is climbed
         target = ZERO  # rung to climb to
         handler = _NO_MOMENT  # the moment of the exit itself
@@ -508,7 +498,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     climbs = True
                     moment = _LEAVE_GUEST + vcpu[subject, RUNG]
                 else:
-                    if physical[p, HOST_ACTIVE] != ZERO:
+                    is_here = vcpu[subject, RESIDENT_ON] == p + ONE and vcpu[subject, RUNG] != ZERO
+                    if physical[p, HOST_ACTIVE] != ZERO and is_here:
                         if physical[p, HARDWARE_DR7] == physical[p, HOST_DR7]:
                             for k in range(_FOUR):
                                 enabled = (physical[p, HOST_DR7] >> (_TWO * k)) & _THREE
@@ -644,6 +635,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, HAS_DE] = (value >> _THREE) & ONE
                 elif group == _MMIO:
                     is_exit = True
+                    sub = _SUB_DEVICE_MEMORY
                     if (selector >> _12) == profile.LOCAL_APIC_PAGE:
                         sub = _THREE
                 elif group == _EXCEPTION:
@@ -678,21 +670,21 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         if vector == ONE:
                             handler = _DB_EXIT
                 if is_exit:
-                    if group == _RECORDED_EXIT:
-                        exit_class = _LIGHT
-                        if code < U64(recorded_classes.size):
-                            exit_class = U64(recorded_classes[code])
-                    else:
-                        exit_class = U64(exit_classes[kind, sub])
-                    if (mark >> _CLASS_SHIFT) != ZERO:
-                        exit_class = mark >> _CLASS_SHIFT
+                    exit_class = _LIGHT
+                    if group == _SIGNAL:
+                        exit_class = _HEAVY
+                    elif code < U64(classes.shape[0]):
+                        exit_class = U64(classes[code, sub])
+                    if (mark >> _CLASS_SHIFT) != ZERO and handler == _NO_MOMENT:
+                        exit_class = mark >> _CLASS_SHIFT  # not of exits that the policy handles itself
                     key = code | (exit_class << _KEY_CLASS) | (sub << _KEY_SUB)
                     key |= _SIGNAL_KEY if group == _SIGNAL else _EXIT_ACCOUNT
                     vcpu[v, PENDING_KEY] = key
                     vcpu[v, PENDING_OPERATIONS] = ZERO
                     if group != _SIGNAL:
                         vcpu[v, _EXITS_BY_CLASS_AT + exit_class] += ONE
-                    event_key |= key
+                    # A MOV DR that exits and is run again may fault, and exit for that too.
+                    event_key |= key if (event_key & _ACCOUNTS) == ZERO else _SECOND
                     target = exit_class
                     step = _CLIMB
             elif step == _DELIVER:
@@ -743,6 +735,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     moment = _SCHEDULED_OUT
                 elif kind == _SCHED_IN:
                     vcpu[v, HOME] = selector
+                    p = selector
                     moment = _SCHEDULED_IN
                 elif kind == _HOST_BREAKPOINTS:
                     p = selector
@@ -802,7 +795,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[c, PENDING_KEY] = key
                     vcpu[c, PENDING_OPERATIONS] = ZERO
                     vcpu[c, _EXITS_BY_CLASS_AT + _LIGHT] += ONE
-                    if c == v:
+                    if c == v and (event_key & _ACCOUNTS) == ZERO:
                         event_key |= key
             mask = ZERO
             own_operations = ZERO
@@ -832,6 +825,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 elif moment == _CONTROL_CHANGED:
                     cell += strides[moment, _I_CONTROL] * control
                 mask = cells[cell]
+                if moment == _DR_TRAPPED and (mark & _NOT_RETIRED) != ZERO:
+                    mask &= ~_A_ANSWERS  # it exits, and then the host takes over
                 own_operations = cell_operations[cell]
                 host_operations = cell_host_operations[cell]
                 if next_memories[cell] != KEEP_MEMORY:
@@ -875,7 +870,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                                 size >>= ONE
                                 bucket += ONE
                         window_sizes[bucket] += ONE
-                        event_key |= _CLOSED
+                        if c == v:
+                            event_key |= _CLOSED
                     vcpu[c, WINDOW] = _WINDOW_CLOSED
                 if (mask & _A_MERGE_DB_SHADOW) != ZERO:
                     vcpu[c, SHADOW_DR6] = dr6_after_db(vcpu[c, SHADOW_DR6], cause)
@@ -971,6 +967,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         else:
                             vcpu[c, _EFFECTIVE_AT + k] = vcpu[c, _SHADOW_AT + k]
                     vcpu[c, EFFECTIVE_DR7] = vcpu[c, DEBUGGER_DR7] if owns and not merges else dr7
+                    if (mask & _A_SAVE_DR0_3) != ZERO:  # what was stale is now the shadow
+                        for k in range(_FOUR):
+                            if ((vcpu[c, STALE_SLOTS] >> k) & ONE) != ZERO:
+                                vcpu[c, _DECLARED_AT + k] = ~ZERO
+                                vcpu[c, DECLARED_RULE] = _R_STALE_EFFECTIVE
                     vcpu[c, STALE_SLOTS] = ZERO
                 if (mask & _A_RECOMPUTE) != ZERO:
                     if (mask & (_A_EFFECTIVE | _A_EFFECTIVE_RAW | _A_EFFECTIVE_MERGED)) == ZERO:
@@ -1014,6 +1015,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         operations += ONE
                         story = _STORY_READ
                         seen = physical[p, slot]
+                        if (mode & _OPERAND_32) != ZERO:
+                            seen &= LOW_32
                 if (mask & _A_HOST_RESTORE) != ZERO:
                     for k in range(_SIX):
                         physical[p, k] = physical[p, _HOST_AT + k]
@@ -1049,10 +1052,13 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[c, PENDING_OPERATIONS] += packed
                 if c == v:
                     event_operations += packed
+                    event_key += msr << _KEY_MSR
             if moment <= _ENTER_GUEST:
                 vcpu[c, RUNG] -= ONE
                 if moment == _ENTER_GUEST:
                     is_skipped = vcpu[c, CONTROLS_ARE_OFF] != ZERO
+                    if is_skipped and c == v:
+                        event_key |= _SKIPPED
                     if not is_skipped:
                         physical[p, HARDWARE_DR7] = canonical_dr7(vcpu[c, FIELD_DR7] & LOW_32)
                     if is_svm:
@@ -1061,7 +1067,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if vcpu[c, WINDOW] == _WINDOW_OPENING:
                         vcpu[c, WINDOW] = _WINDOW_OPEN
                         vcpu[c, WINDOWS] += ONE
-                        event_key |= _OPENED
+                        if c == v:
+                            event_key |= _OPENED
                     if vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
                         dr7 = physical[p, HARDWARE_DR7]
                         true_dr7 = vcpu[c, TRUE_DR7]
@@ -1131,13 +1138,26 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         if story != true_story or (story != _NOTHING and ((seen ^ true_value) & ~undefined) != ZERO):
             is_declared = rule != ZERO
             if not is_declared and group == _MATCH:
-                marked = vcpu[v, DECLARED] | vcpu[v, _DECLARED_AT + ONE] | vcpu[v, _DECLARED_AT + _TWO]
-                marked |= vcpu[v, _DECLARED_AT + _THREE] | vcpu[v, DECLARED_DR7]
-                if vcpu[v, STALE_SLOTS] != ZERO:
-                    rule = _R_STALE_EFFECTIVE
-                elif marked != ZERO:
-                    rule = vcpu[v, DECLARED_RULE]
+                # Slots that may match otherwise: stale, or with an address or a condition declared.
+                slots = vcpu[v, STALE_SLOTS]
+                for k in range(_FOUR):
+                    conditions = (_THREE << (_TWO * k)) | (_15 << (_16 + _FOUR * k))
+                    if vcpu[v, _DECLARED_AT + k] != ZERO or (vcpu[v, DECLARED_DR7] & conditions) != ZERO:
+                        slots |= ONE << k
+                hits = seen if story != _NOTHING else true_value
+                if story == true_story:
+                    hits = seen ^ true_value
+                enables = (seen | true_value) >> _32
+                for k in range(_FOUR):
+                    if ((enables >> (_TWO * k)) & _THREE) == ZERO:
+                        hits &= ~(ONE << k)
+                if (hits & _15 & ~undefined & ~slots) == ZERO and slots != ZERO:
+                    rule = vcpu[v, DECLARED_RULE] if vcpu[v, STALE_SLOTS] == ZERO else _R_STALE_EFFECTIVE
                 is_declared = rule != ZERO
+            if not is_declared and story == _STORY_READ and true_story == story and slot < _FOUR:
+                if ((vcpu[v, STALE_SLOTS] >> slot) & ONE) != ZERO:
+                    rule = _R_STALE_EFFECTIVE
+                    is_declared = True
             if not is_declared and story == true_story:
                 allowed = vcpu[v, DECLARED_DR6] | (vcpu[v, DECLARED_DR7] << _32)
                 if story == _STORY_READ:
@@ -1181,7 +1201,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     counts[FIRST_VALUE] = seen
                     counts[FIRST_TRUE_STORY] = true_story
                     counts[FIRST_TRUE_VALUE] = true_value
-        if story != _NOTHING:
+        if story != _NOTHING and story != _STORY_NOT_TAKEN:
             counts[DIGEST] += mixed(first_event + U64(i), v, story, seen & ~undefined)
         if true_story >= _STORY_DB_FAULT and true_story != _STORY_NOT_TAKEN:
             vcpu[v, TRUE_DR6] = true_value & LOW_32

@@ -32,11 +32,13 @@ SUB_NONE: Final = 0
 SUB_TSC_DEADLINE: Final = 1
 SUB_X2APIC_ICR: Final = 2
 SUB_LOCAL_APIC: Final = 3
-SUB_REASONS: Final = 5
+SUB_KICK: Final = 4
+SUB_DEVICE_MEMORY: Final = 5
+SUB_REASONS: Final = 6
 
 ACCOUNT_SIGNAL: Final = 4
 EXCEPTION_VECTORS: Final = 32
-RECORDED_CODES: Final = 2048
+CLASSED_CODES: Final = 2048  # larger reasons are light
 
 
 class Group(IntEnum):
@@ -94,8 +96,6 @@ _EXITS: Final[dict[EventKind, tuple[int, int]]] = {
     EventKind.PREEMPTION_TIMER: (52, 0x60),
 }
 
-_HEAVY_KINDS: Final = (EventKind.IN, EventKind.OUT, EventKind.INS, EventKind.OUTS, EventKind.SIGNAL)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
@@ -103,9 +103,8 @@ class Profile:
 
     groups: NDArray[np.uint8]  # (64,)
     exit_codes: NDArray[np.uint32]  # (64,)
-    exit_classes: NDArray[np.uint8]  # (64, SUB_REASONS)
     exception_codes: NDArray[np.uint32]  # (EXCEPTION_VECTORS,)
-    recorded_classes: NDArray[np.uint8]  # (RECORDED_CODES,)
+    classes: NDArray[np.uint8]  # (CLASSED_CODES, SUB_REASONS)
     passed_msrs: NDArray[np.uint32]
 
 
@@ -120,37 +119,31 @@ class ClassRule:
 
 @lru_cache(maxsize=256)  # many sessions run the same policies
 def make_profile(*, is_svm: bool, rules: tuple[ClassRule, ...]) -> Profile:
-    """Return kvm-default on a vendor with a policy's class rules, the later rule winning.
+    """Return kvm-default on a vendor with a policy's class rules, of which the first that fits decides.
 
     Nobody may change the arrays.
     """
     groups = np.full(64, Group.QUIET, np.uint8)
     codes = np.zeros(64, np.uint32)
-    classes = np.full((64, SUB_REASONS), LIGHT, np.uint8)
-    recorded = np.full(RECORDED_CODES, LIGHT, np.uint8)
     for kind, numbers in _EXITS.items():
         groups[kind] = Group.EXITING
         codes[kind] = numbers[is_svm]
     for group, kinds in _SPECIAL_GROUPS.items():
         groups[list(kinds)] = group
-    classes[list(_HEAVY_KINDS)] = HEAVY
-    classes[EventKind.MMIO] = HEAVY
-    classes[EventKind.MMIO, SUB_LOCAL_APIC] = LIGHT
-    recorded[_EXITS[EventKind.IN][is_svm]] = HEAVY
-    for rule in rules:
-        subs = range(SUB_REASONS) if rule.sub_reason is None else (rule.sub_reason,)
-        for kind in EventKind:
-            if groups[kind] not in (Group.QUIET, Group.HOST) and codes[kind] == rule.reason:
-                classes[kind, list(subs)] = rule.exit_class
-        if rule.sub_reason is None and rule.reason < RECORDED_CODES:
-            recorded[rule.reason] = rule.exit_class
+    classes = np.full((CLASSED_CODES, SUB_REASONS), LIGHT, np.uint8)
+    classes[codes[EventKind.IN]] = HEAVY
+    classes[codes[EventKind.MMIO], SUB_DEVICE_MEMORY] = HEAVY
+    for rule in reversed(rules):
+        if rule.reason < CLASSED_CODES:
+            classes[rule.reason, slice(None) if rule.sub_reason is None else rule.sub_reason] = (
+                rule.exit_class
+            )
     vectors = np.arange(EXCEPTION_VECTORS, dtype=np.uint32)
     exceptions = vectors + 0x40 if is_svm else np.zeros_like(vectors)
     return Profile(
         groups=groups,
         exit_codes=codes,
-        exit_classes=classes,
         exception_codes=exceptions.astype(np.uint32),
-        recorded_classes=recorded,
+        classes=classes,
         passed_msrs=np.array(PASSED_MSRS, np.uint32),
     )

@@ -129,6 +129,7 @@ KEY_SUB_REASON_SHIFT: Final = 48  # 8 bits
 KEY_OPENED: Final = 1 << 56
 KEY_CLOSED: Final = 1 << 57
 KEY_STORY_SHIFT: Final = 58  # 4 bits
+KEY_SECOND: Final = 1 << 62  # a second exit, for the exception of the story
 # Second word: DR reads, DR writes, VMREADs, VMWRITEs, 8 bits each: synchronization, then standing.
 STANDING_SHIFT: Final = 32
 

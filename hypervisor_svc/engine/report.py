@@ -218,8 +218,9 @@ def _end_difference(
     return None
 
 
-def _lane_report(lane: Lane, one: Reference, events: int) -> report_pb2.LaneReport:
+def _lane_report(lane: Lane, one: Reference, engine: Engine) -> report_pb2.LaneReport:
     state = lane.state
+    events = engine.applied_events
     counts = [int(count) for count in state.counts]
     vcpus = _vcpu_reports(lane, one)
     report = report_pb2.LaneReport(
@@ -252,6 +253,10 @@ def _lane_report(lane: Lane, one: Reference, events: int) -> report_pb2.LaneRepo
                 ("the guest sees", "the architecture shows"),
             )
         )
+    if engine.events_by_kind[EventKind.EXIT] and one.key.vendor != engine.config.leading.vendor:
+        report.verdict = report_pb2.VERDICT_NOT_COMPARABLE
+        report.note = "recorded exits are numbered as on the leading vendor"
+        return report
     conflicts = int(one.counts[ref.CONFLICTS])
     if conflicts:
         event = int(one.counts[ref.CONFLICT_EVENT]) - 1
@@ -295,7 +300,7 @@ def make_report(engine: Engine) -> report_pb2.Report:
         events=engine.applied_events - advances,
         references=[_reference_report(one) for one in engine.references.values()],
         lanes=[
-            _lane_report(lane, engine.references[spec.key], engine.applied_events)
+            _lane_report(lane, engine.references[spec.key], engine)
             for spec, lane in zip(config.lanes, engine.lanes, strict=True)
         ],
         events_by_kind=[int(count) for count in kinds[: len(EventKind) + 1]],

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from exitlab.v1 import policy_pb2
-from hypervisor_svc.engine.profile import ClassRule
+from hypervisor_svc.engine.profile import FAST, HEAVY, SUB_REASONS, ClassRule
 from hypervisor_svc.engine.records import KEEP_MEMORY, Words
 from hypervisor_svc.engine.vocabulary import (
     INPUT_SIZES,
@@ -30,7 +30,11 @@ from hypervisor_svc.engine.vocabulary import (
 )
 
 MAX_MEMORIES: Final = 8
+MOST_OPERATIONS: Final = 63  # of a kind in one micro-action
+_MOST_IN_AN_EXIT: Final = 255  # eight bits a count
+_OPERATION_NAMES: Final = ("DR reads", "DR writes", "VMREADs", "VMWRITEs", "MSR accesses")
 _ENTER_MOMENTS: Final = (Moment.GAIN_RESIDENCE, Moment.ENTER_SESSION, Moment.ENTER_LOOP, Moment.ENTER_GUEST)
+_RUN_AGAIN_MOMENTS: Final = (Moment.ENTER_LOOP, Moment.ENTER_GUEST)
 _SAVES: Final = (Action.SAVE_DR0_3, Action.SAVE_DR6, Action.SAVE_DR7)
 _ANSWERS: Final = (Action.EMULATE, Action.INJECT, Action.REEXECUTE, Action.WRITE_THROUGH)
 
@@ -74,7 +78,7 @@ class _Cell:
         return f"{self.moment.name} ({state})"
 
 
-def pack_operations(operations: Operations | policy_pb2.OperationCounts) -> int:
+def pack_operations(operations: Operations | policy_pb2.OperationCounts, what: str = "an action") -> int:
     """Return operations packed as the loop counts them: reads, writes, VMREADs, VMWRITEs, MSRs."""
     parts = (
         operations.dr_reads,
@@ -83,8 +87,8 @@ def pack_operations(operations: Operations | policy_pb2.OperationCounts) -> int:
         operations.vmwrites,
         operations.msr_accesses,
     )
-    if max(parts) > 63:  # eight bits a count, and an exit sums several cells
-        message = f"an action costs {max(parts)} operations; 63 is the most"
+    if max(parts) > MOST_OPERATIONS:
+        message = f"{what} costs {max(parts)} operations of a kind; {MOST_OPERATIONS} is the most"
         raise BadTable(message)
     return sum(part << (8 * k) for k, part in enumerate(parts))
 
@@ -119,9 +123,17 @@ def _moment_cells(
         if wanted not in SHOWN_INPUTS[moment]:
             message = f"{name}: {moment.name} asks for {wanted.name.lower()}, which is not shown there"
             raise BadTable(message)
-    sizes = [memories if wanted is Input.MEMORY else INPUT_SIZES[wanted] for wanted in inputs]
-    if list(rows.sizes) != sizes or len(set(inputs)) != len(inputs):
-        message = f"{name}: {moment.name} has input sizes {list(rows.sizes)}, expected {sizes}"
+    known = [memories if wanted is Input.MEMORY else INPUT_SIZES[wanted] for wanted in inputs]
+    sizes = list(rows.sizes)
+    is_known = len(sizes) == len(known) and all(
+        1 <= here <= there for here, there in zip(sizes, known, strict=True)
+    )
+    if (
+        not is_known
+        or len(set(inputs)) != len(inputs)
+        or (inputs and sizes[:1] != known[:1] and inputs[0] is Input.MEMORY)
+    ):
+        message = f"{name}: {moment.name} has input sizes {sizes}, expected at most {known}"
         raise BadTable(message)
     count = math.prod(sizes)
     if len(rows.actions) != count or len(rows.next_memory) != count:
@@ -134,8 +146,12 @@ def _moment_cells(
         raise BadTable(message)
 
     def cells() -> Iterator[_Cell]:
-        states = itertools.product(*(range(size) for size in sizes))
-        for state, bits, memory in zip(states, rows.actions, rows.next_memory, strict=True):
+        # A value that the table's author did not know yet is answered as the last one that he did.
+        for state in itertools.product(*(range(size) for size in known)):
+            row = 0
+            for value, size in zip(state, sizes, strict=True):
+                row = row * size + min(value, size - 1)
+            bits, memory = rows.actions[row], rows.next_memory[row]
             if bits >> len(actions):
                 message = f"{name}: {moment.name} uses an action without a name (bit {bits.bit_length() - 1})"
                 raise BadTable(message)
@@ -155,6 +171,10 @@ def _check_cell(name: str, cell: _Cell, memories: int) -> None:
         problem = "re-executes with the intercept still on: the same access would exit for ever"
     elif has(Action.REEXECUTE) and has(Action.EMULATE):
         problem = "emulates and re-executes the same access"
+    elif sum(map(has, _ANSWERS)) > 1:
+        problem = "answers one MOV DR in several ways"
+    elif has(Action.STAY):
+        problem = "stays in the kernel, which is not modelled yet"
     elif has(Action.ARM) and has(Action.DISARM):
         problem = "arms and disarms at once"
     elif cell.moment in _ENTER_MOMENTS and any(map(has, _SAVES)):
@@ -170,7 +190,72 @@ def _check_cell(name: str, cell: _Cell, memories: int) -> None:
         raise BadTable(message)
 
 
+def _check_rearming(name: str, cells: list[_Cell]) -> None:
+    """Refuse an intercept that comes back on between a trap and the access that is run again."""
+    for trap in cells:
+        if Action.REEXECUTE not in trap.actions:
+            continue
+        memory = trap.next_memory if trap.next_memory != KEEP_MEMORY else trap.state.get(Input.MEMORY)
+        for cell in cells:
+            is_met = memory is None or cell.state.get(Input.MEMORY, memory) == memory
+            if cell.moment in _RUN_AGAIN_MOMENTS and Action.ARM in cell.actions and is_met:
+                message = (
+                    f"{name}: at {cell.where()} the table arms what {trap.where()} let run again: the same "
+                    "access would exit for ever"
+                )
+                raise BadTable(message)
+
+
+def _check_header(table: policy_pb2.PolicyTable) -> None:
+    name = table.name
+    problem = ""
+    if table.vendor not in (policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM):
+        problem = f"vendor {table.vendor} is unknown"
+    elif not 1 <= len(table.memories) <= MAX_MEMORIES:
+        problem = f"has {len(table.memories)} memories, expected 1 to {MAX_MEMORIES}"
+    for field in ("cluster_gap_cycles", "cluster_accesses", "refuses_set_debugregs"):
+        if getattr(table, field):
+            problem = f"{field} is not modelled yet"
+    if problem:
+        message = f"{name}: {problem}"
+        raise BadTable(message)
+
+
+def _class_rules(table: policy_pb2.PolicyTable) -> tuple[ClassRule, ...]:
+    rules = []
+    for rule in table.classes:
+        what = f"{table.name}: the class rule for reason {rule.reason}"
+        if not FAST <= rule.exit_class <= HEAVY:
+            message = f"{what} has class {rule.exit_class}, expected {FAST} to {HEAVY}"
+            raise BadTable(message)
+        if not 0 <= rule.sub_reason < SUB_REASONS:
+            message = f"{what} has sub-reason {rule.sub_reason}, expected 0 to {SUB_REASONS - 1}"
+            raise BadTable(message)
+        rules.append(ClassRule(rule.reason, rule.sub_reason or None, rule.exit_class))
+    return tuple(rules)
+
+
+def _check_sums(name: str, cells: list[_Cell], costs: dict[Action, int], trap: int) -> None:
+    """Refuse operations that could pass what an exit and its entry can count."""
+    for number, what in enumerate(_OPERATION_NAMES):
+
+        def count(packed: int, place: int = number) -> int:
+            return packed >> (8 * place) & 0xFF
+
+        dearest = dict.fromkeys(Moment, 0)
+        for cell in cells:
+            total = sum(count(costs.get(action, 0)) for action in cell.actions)
+            dearest[cell.moment] = max(dearest[cell.moment], total)
+        most = sum(dearest.values()) + 2 * count(trap)
+        if most > _MOST_IN_AN_EXIT:
+            message = (
+                f"{name}: an exit and its entry could take {most} {what}; {_MOST_IN_AN_EXIT} is the most"
+            )
+            raise BadTable(message)
+
+
 def _check_whole(table: policy_pb2.PolicyTable, cells: list[_Cell]) -> None:
+    _check_rearming(table.name, cells)
     used = frozenset().union(*(cell.actions for cell in cells)) if cells else frozenset()
     if Action.HOST_RESTORE_SAVED in used and Action.HOST_SAVE not in used:
         message = f"{table.name}: restores a saved host state that nothing saves"
@@ -207,7 +292,8 @@ def _costs(table: policy_pb2.PolicyTable) -> dict[Action, int]:
     defaults = SVM_COSTS if table.vendor == policy_pb2.VENDOR_SVM else VMX_COSTS
     costs = {action: pack_operations(operations) for action, operations in defaults.items()}
     for cost in table.costs:
-        costs[_named(Action, cost.action, table.name)] = pack_operations(cost.operations)
+        what = f"{table.name}: {cost.action}"
+        costs[_named(Action, cost.action, table.name)] = pack_operations(cost.operations, what)
     return costs
 
 
@@ -218,9 +304,7 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
         BadTable: naming the policy, the moment and the state.
 
     """
-    if not 1 <= len(table.memories) <= MAX_MEMORIES:
-        message = f"{table.name}: has {len(table.memories)} memories, expected 1 to {MAX_MEMORIES}"
-        raise BadTable(message)
+    _check_header(table)
     actions = [_named(Action, word, table.name) for word in table.actions]
     bases = np.full(len(Moment), ~np.uint64(0), np.uint64)
     strides = np.zeros((len(Moment), len(Input)), np.uint64)
@@ -235,14 +319,16 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
             raise BadTable(message)
         bases[moment] = len(everything)
         stride = 1
-        for wanted, size in zip(reversed(inputs), reversed(rows.sizes), strict=True):
+        for wanted in reversed(inputs):
             strides[moment, wanted] = stride
-            stride *= size
+            stride *= len(table.memories) if wanted is Input.MEMORY else INPUT_SIZES[wanted]
         everything.extend(cells)
     for cell in everything:
         _check_cell(table.name, cell, len(table.memories))
     _check_whole(table, everything)
     costs = _costs(table)
+    trap = pack_operations(table.trap_operations, f"{table.name}: a trapped MOV DR")
+    _check_sums(table.name, everything, costs, trap)
     host_cost = costs.get(Action.HOST_RESTORE, 0)
     host = [host_cost if Action.HOST_RESTORE in cell.actions else 0 for cell in everything]
     own = [
@@ -263,10 +349,8 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
         recompute_operations=costs.get(Action.RECOMPUTE, 0),
         check_order=_order_codes(list(table.check_order), table.name),
         quirks=quirks,
-        declares=sum(1 << _named(Deviation, rule.rule, table.name) for rule in table.deviations),
-        class_rules=tuple(
-            ClassRule(rule.reason, rule.sub_reason or None, rule.exit_class) for rule in table.classes
-        ),
+        declares=sum({1 << _named(Deviation, rule.rule, table.name) for rule in table.deviations}),
+        class_rules=_class_rules(table),
     )
 
 

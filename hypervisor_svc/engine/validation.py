@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from exitlab.debugreg import VECTOR_DB
 from exitlab.events import COLUMN_DTYPES, Column, EventColumns, EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.engine.profile import EXCEPTION_VECTORS
 
 MAX_REASONS: Final = 1024
 _KINDS: Final = len(EventKind)
@@ -23,6 +24,9 @@ _NOT_COMPUTED: Final = (EventKind.INT1, EventKind.POPF, EventKind.MOV_SS, EventK
 _EXCEPTION: Final = int(EventKind.EXCEPTION)
 _FIRST_HOST_KIND: Final = int(EventKind.SCHED_OUT)
 _CONDITIONAL: Final = np.uint8(Mark.IF_FAULT | Mark.IF_OK)
+_BOTH_RETIRED: Final = np.uint8(Mark.RETIRED | Mark.NOT_RETIRED)
+_READ: Final = int(EventKind.READ)
+_WRITE: Final = int(EventKind.WRITE)
 _RECORDED_DB: Final = np.uint32(VECTOR_DB)
 
 
@@ -53,6 +57,8 @@ class Rule(IntEnum):
     MODE = 7
     BOTH_CONDITIONS = 8
     HOST_CONDITION = 9
+    BOTH_RETIRED = 10
+    NO_LENGTH = 11
 
 
 class BadEvents(ValueError):
@@ -85,7 +91,7 @@ _SIGNATURE = nt.int64(
 
 
 @compiled(_SIGNATURE)
-def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature
+def _first_broken(  # type: ignore[no-untyped-def]  # noqa: PLR0912  # typed by its signature; a rule a branch
     kinds,
     args,
     modes,
@@ -123,6 +129,10 @@ def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature
             broken = 8
         elif kind >= _FIRST_HOST_KIND and (marks[i] & _CONDITIONAL) != 0:
             broken = 9
+        elif (marks[i] & _BOTH_RETIRED) == _BOTH_RETIRED:
+            broken = 10
+        elif _READ <= kind <= _WRITE and args[i] == 0:
+            broken = 11
         if broken != 0:
             where[0] = i
             return broken
@@ -147,6 +157,7 @@ class Checker:
         self._largest_args[EventKind.STAGE] = 5
         self._largest_args[EventKind.STATE] = 0
         self._largest_selectors = np.full(64, 0xFFFF_FFFF, np.uint32)
+        self._largest_selectors[EventKind.EXCEPTION] = EXCEPTION_VECTORS - 1
         self._largest_selectors[[EventKind.SCHED_IN, EventKind.HOST_BREAKPOINTS]] = physical_cpus - 1
 
     def check(self, block: Block, first_event: int) -> NDArray[np.uint64]:
@@ -180,7 +191,9 @@ class Checker:
             Rule.ARG: ("args", f"{kind} of {arg} does not exist, 0 to {self._largest_args[number % 64]} do"),
             Rule.SELECTOR: (
                 "selectors",
-                f"{kind} names physical CPU {selector}, the session has {self._physical_cpus}",
+                f"{kind} of vector {selector}, 0 to {EXCEPTION_VECTORS - 1} exist"
+                if number == EventKind.EXCEPTION
+                else f"{kind} names physical CPU {selector}, the session has {self._physical_cpus}",
             ),
             Rule.RECORDED_DB: ("kinds", "a recorded #DB in a session that computes breakpoints"),
             Rule.MODE: (
@@ -189,14 +202,24 @@ class Checker:
             ),
             Rule.BOTH_CONDITIONS: ("marks", "IF_FAULT and IF_OK exclude each other"),
             Rule.HOST_CONDITION: ("marks", f"{kind} cannot depend on a guest's fault"),
+            Rule.BOTH_RETIRED: ("marks", "known to have retired and not retired exclude each other"),
+            Rule.NO_LENGTH: ("args", f"{kind} of 0 bytes; a length is 1 or more"),
         }[rule]
         raise BadEvents(f"block.{field}", first_event + at, text)
 
+    @property
+    def recorded_reasons(self) -> int:
+        """How many different exit reasons were recorded so far."""
+        return len(self._reasons)
+
     def _check_reasons(self, block: Block, first_event: int) -> None:
-        recorded = block.kinds == EventKind.EXIT
-        reasons = self._reasons | {int(code) for code in np.unique(block.selectors[recorded])}
-        if len(reasons) > MAX_REASONS:
-            at = first_event + int(recorded.argmax())
+        recorded = np.flatnonzero(block.kinds == EventKind.EXIT)
+        codes, firsts = np.unique(block.selectors[recorded], return_index=True)
+        known = {int(code): int(first) for code, first in zip(codes, firsts, strict=True)}
+        fresh = sorted((first, code) for code, first in known.items() if code not in self._reasons)
+        room = MAX_REASONS - len(self._reasons)
+        if len(fresh) > room:
+            at = first_event + int(recorded[fresh[room][0]])
             text = f"more than {MAX_REASONS} different exit reasons in one session"
             raise BadEvents("block.selectors", at, text)
-        self._reasons = reasons
+        self._reasons |= set(known)

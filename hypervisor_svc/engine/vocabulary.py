@@ -212,7 +212,6 @@ class Quirk(IntFlag):
     DB_KEEPS_GD = 1 << 1  # merging a #DB does not clear GD
     SKIPS_ON_FAULT = 1 << 2  # an emulated access that faults moves the instruction pointer on
     FULL_OPERAND = 1 << 3  # emulation takes 64 bits of a 32-bit operand
-    REFUSES_SET_DEBUGREGS = 1 << 4  # the guest's registers cannot be set from outside
 
 
 class Deviation(IntEnum):
