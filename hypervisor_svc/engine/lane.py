@@ -13,7 +13,7 @@ from hypervisor_svc.engine import records
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL, run_lane
 from hypervisor_svc.engine.profile import Profile, make_profile
 from hypervisor_svc.engine.records import Words
-from hypervisor_svc.engine.tables import Table, emulates_reads, make_table, pack_operations, saves_at_exit
+from hypervisor_svc.engine.tables import Table, make_table, pack_operations, saves_at_exit
 from hypervisor_svc.engine.validation import Block, complete
 from hypervisor_svc.engine.vocabulary import Deviation
 
@@ -109,7 +109,6 @@ def _constants(
     lane[records.DECLARES] = table.declares
     lane[records.CHECK_ORDER] = table.check_order
     lane[records.IS_COMPUTED] = is_computed
-    lane[records.EMULATES] = emulates_reads(table)
     lane[records.SAVES_AT_EXIT] = saves_at_exit(table)
     lane[records.RECOMPUTE_OPERATIONS] = table.recompute_operations
     lane[records.UNINTERCEPTED] = message.unintercepted_accesses
@@ -181,7 +180,8 @@ class Lane:
                 *(block.selectors, block.values, np.uint64(first_event)),
                 *(truth.stories, truth.values, truth.undefined),
                 *(self.constants, self.table.bases, self.table.strides, self.table.cells),
-                *(self.table.next_memories, self.table.cell_operations, self.table.cell_host_operations),
+                *(self.table.next_memories, self.table.read_sources),
+                *(self.table.cell_operations, self.table.cell_host_operations),
                 *(profile.groups, profile.exit_codes, profile.exception_codes),
                 *(profile.classes, profile.passed_msrs),
                 *(state.vcpus, state.physical_cpus, state.counts, state.bill_keys, state.bill_counts),

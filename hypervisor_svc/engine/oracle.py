@@ -72,7 +72,6 @@ from hypervisor_svc.engine.records import (
     EMULATED_DR6_FIXED,
     EMULATED_DR6_WRITABLE,
     EMULATED_DR7_WRITABLE,
-    EMULATES,
     EXECUTED,
     EXITS_BY_CLASS,
     FAILURE,
@@ -125,6 +124,8 @@ from hypervisor_svc.engine.records import (
     PENDING_KEY,
     PENDING_OPERATIONS,
     QUIRKS,
+    READ_LIVE,
+    READ_SHADOW_AS_IS,
     RECOMPUTE_OPERATIONS,
     RESIDENT,
     RESIDENT_ON,
@@ -159,9 +160,10 @@ _ATTEMPT: Final = 1
 _CLIMB: Final = 2
 _HANDLED: Final = 3
 _DELIVER: Final = 4
-_HOST: Final = 5
-_HOST_APPLY: Final = 6
-_DONE: Final = 7
+_SHOW: Final = 5
+_HOST: Final = 6
+_HOST_APPLY: Final = 7
+_DONE: Final = 8
 
 _NO_MOMENT: Final = U64(len(Moment))
 _ENTER_GUEST: Final = U64(Moment.ENTER_GUEST)
@@ -229,6 +231,9 @@ _STORY_UD: Final = U64(Story.UD)
 _STORY_GP: Final = U64(Story.GP)
 _STORY_GP_SKIPPED: Final = U64(Story.GP_SKIPPED)
 _STORY_NOT_TAKEN: Final = U64(Story.NOT_TAKEN)
+
+_LIVE: Final = U64(READ_LIVE)
+_SHADOW_AS_IS: Final = U64(READ_SHADOW_AS_IS)
 
 # Where fields of several words begin.
 _DEBUGGER_DB_AT: Final = U64(DEBUGGER_DB)
@@ -345,7 +350,14 @@ _U64 = nt.Array(nt.uint64, 1, "C", readonly=True, aligned=False)
 _SIGNATURE = nt.void(
     *(_U8, _U8, _U8, _U8, _U8, _U32, _U64, nt.uint64),  # events
     *(nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),  # the reference's story
-    *(nt.uint64[::1], nt.uint64[::1], nt.uint64[:, ::1], nt.uint64[::1], nt.uint8[::1]),  # policy
+    *(
+        nt.uint64[::1],
+        nt.uint64[::1],
+        nt.uint64[:, ::1],
+        nt.uint64[::1],
+        nt.uint8[::1],
+        nt.uint8[::1],
+    ),  # policy
     *(nt.uint64[::1], nt.uint64[::1]),  # operations of each cell
     *(nt.uint8[::1], nt.uint32[::1], nt.uint32[::1], nt.uint8[:, ::1], nt.uint32[::1]),  # profile
     *(nt.uint64[:, ::1], nt.uint64[:, ::1], nt.uint64[::1]),  # state
@@ -373,6 +385,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     strides,
     cells,
     next_memories,
+    read_sources,
     cell_operations,
     cell_host_operations,
     groups,
@@ -464,6 +477,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         taint = ZERO  # bits that an emulated write left different
         is_exit = False
         is_reexecuted = False
+        peeks = False  # a look into the table, with nothing done
+        source = _LIVE
         while step != _DONE:
             moment = _NO_MOMENT
             climbs = False
@@ -688,24 +703,31 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     target = exit_class
                     step = _CLIMB
             elif step == _DELIVER:
+                step = _DONE
                 if story >= _STORY_DB_FAULT:
-                    # As the handler's first MOV would read them: through a trap, or from the CPU.
-                    is_inside = vcpu[v, RUNG] == ZERO
+                    step = _SHOW
+                    source = _LIVE
                     p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
-                    is_armed = vcpu[v, ARMED] != ZERO
-                    saves = lane[SAVES_AT_EXIT] != ZERO
-                    if is_inside and (saves or not is_armed):
-                        dr6 = physical[p, HARDWARE_DR6]
-                    elif is_armed or saves:
-                        dr6 = vcpu[v, SHADOW_DR6]
-                    else:
-                        dr6 = vcpu[v, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
-                    dr7 = physical[p, HARDWARE_DR7] if is_inside else canonical_dr7(vcpu[v, FIELD_DR7])
-                    if is_armed and (lane[EMULATES] != ZERO or vcpu[v, DEBUGGER] != ZERO):
-                        dr7 = vcpu[v, SHADOW_DR7]
-                    elif is_armed:
-                        dr6 = canonical_dr6(dr6, writable_dr6)
-                    seen = (dr6 & LOW_32) | (dr7 << _32)
+                    if vcpu[v, ARMED] != ZERO and bases[_DR_TRAPPED] != ~ZERO:
+                        peeks = True  # where would the handler's first MOV be answered from?
+                        moment = _DR_TRAPPED
+                        check = FAULT_NONE
+            elif step == _SHOW:
+                is_inside = vcpu[v, RUNG] == ZERO
+                p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                saves = lane[SAVES_AT_EXIT] != ZERO
+                if is_inside and (saves or source == _LIVE):
+                    dr6 = physical[p, HARDWARE_DR6]
+                elif saves or source != _LIVE:
+                    dr6 = vcpu[v, SHADOW_DR6]
+                else:
+                    dr6 = vcpu[v, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
+                dr7 = physical[p, HARDWARE_DR7] if is_inside else canonical_dr7(vcpu[v, FIELD_DR7])
+                if source == _SHADOW_AS_IS:
+                    dr7 = vcpu[v, SHADOW_DR7]
+                else:
+                    dr6 = canonical_dr6(dr6, writable_dr6)
+                seen = (dr6 & LOW_32) | (dr7 << _32)
                 step = _DONE
             elif step == _HOST:
                 step = _CLIMB
@@ -816,6 +838,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     cell += strides[moment, _I_AT_RESET]
                 if moment == _DR_TRAPPED:
                     cell += strides[moment, _I_CHECK] * check
+                    if peeks:
+                        source = U64(read_sources[cell + strides[moment, _I_CLASS]])
+                        peeks = False
+                        continue
                     if is_write:
                         cell += strides[moment, _I_WRITE]
                     if register >= _SIX:
@@ -1184,7 +1210,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, DECLARED_RULE] = rule
                 if story != true_story:
                     if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or group == _MATCH:
-                        vcpu[v, DECLARED_DR6] |= DR6_CAUSES
+                        vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                         vcpu[v, DECLARED_DR7] |= DR7_GD
                         vcpu[v, DECLARED_RULE] = rule
                     if is_write and lane_raised != true_raised:

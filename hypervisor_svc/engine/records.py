@@ -90,11 +90,15 @@ QUIRKS: Final = 7
 DECLARES: Final = 8  # bit n: Deviation n
 CHECK_ORDER: Final = 9  # two bits for each of eight conditions
 IS_COMPUTED: Final = 10
-EMULATES: Final = 11  # a trapped access with nothing else in the way is emulated
-SAVES_AT_EXIT: Final = 12  # while not intercepting, the shadow is current after every exit
-UNINTERCEPTED: Final = 13
-RECOMPUTE_OPERATIONS: Final = 14
-LANE_FIELDS: Final = 15
+SAVES_AT_EXIT: Final = 11  # while not intercepting, the shadow is current after every exit
+UNINTERCEPTED: Final = 12
+RECOMPUTE_OPERATIONS: Final = 13
+LANE_FIELDS: Final = 14
+
+# Where a trapped read of DR6 or DR7 is answered from.
+READ_LIVE: Final = 0  # what the processor (SVM outside the guest: the field) holds
+READ_SHADOW: Final = 1  # the shadow, once it is loaded
+READ_SHADOW_AS_IS: Final = 2  # the shadow, by emulation
 
 # Counts of a lane.
 LATENT: Final = 0

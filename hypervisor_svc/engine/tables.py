@@ -14,7 +14,7 @@ import numpy as np
 
 from exitlab.v1 import policy_pb2
 from hypervisor_svc.engine.profile import FAST, HEAVY, SUB_REASONS, ClassRule
-from hypervisor_svc.engine.records import KEEP_MEMORY, Words
+from hypervisor_svc.engine.records import KEEP_MEMORY, READ_LIVE, READ_SHADOW, READ_SHADOW_AS_IS, Words
 from hypervisor_svc.engine.vocabulary import (
     INPUT_SIZES,
     SHOWN_INPUTS,
@@ -55,6 +55,7 @@ class Table:
     strides: Words  # (moments, inputs)
     cells: Words
     next_memories: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    read_sources: np.ndarray[tuple[int], np.dtype[np.uint8]]  # of DR_TRAPPED's cells
     cell_operations: Words  # packed operations of each cell, HOST_RESTORE's left out
     cell_host_operations: Words  # those of HOST_RESTORE, which never open or close a window
     recompute_operations: int
@@ -206,6 +207,22 @@ def _check_rearming(name: str, cells: list[_Cell]) -> None:
                 raise BadTable(message)
 
 
+def _read_source(trap: _Cell, cells: list[_Cell]) -> int:
+    """Return where a read that this cell answers gets DR6 and DR7 from."""
+    if Action.EMULATE in trap.actions:
+        return READ_SHADOW_AS_IS
+    if Action.REEXECUTE not in trap.actions:
+        return READ_LIVE
+    if Action.LOAD_DR6 in trap.actions:
+        return READ_SHADOW
+    memory = trap.next_memory if trap.next_memory != KEEP_MEMORY else trap.state.get(Input.MEMORY)
+    for cell in cells:
+        is_met = memory is None or cell.state.get(Input.MEMORY, memory) == memory
+        if cell.moment in _ENTER_MOMENTS and Action.LOAD_DR6 in cell.actions and is_met:
+            return READ_SHADOW
+    return READ_LIVE
+
+
 def _check_header(table: policy_pb2.PolicyTable) -> None:
     name = table.name
     problem = ""
@@ -259,6 +276,10 @@ def _check_whole(table: policy_pb2.PolicyTable, cells: list[_Cell]) -> None:
     used = frozenset().union(*(cell.actions for cell in cells)) if cells else frozenset()
     if Action.HOST_RESTORE_SAVED in used and Action.HOST_SAVE not in used:
         message = f"{table.name}: restores a saved host state that nothing saves"
+        raise BadTable(message)
+    never_loads = not any(Action.LOAD_DR0_3 in cell.actions for cell in cells)
+    if table.claims_correct and not table.initially_armed and never_loads:
+        message = f"{table.name}: never intercepts and never loads, yet the policy claims to be correct"
         raise BadTable(message)
     for cell in cells:
         if Action.DISARM in cell.actions and table.claims_correct:
@@ -344,6 +365,7 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
         strides=strides,
         cells=np.array(bits or [0], np.uint64),
         next_memories=np.array([cell.next_memory for cell in everything] or [KEEP_MEMORY], np.uint8),
+        read_sources=np.array([_read_source(cell, everything) for cell in everything] or [0], np.uint8),
         cell_operations=np.array(own or [0], np.uint64),
         cell_host_operations=np.array(host or [0], np.uint64),
         recompute_operations=costs.get(Action.RECOMPUTE, 0),
@@ -352,12 +374,6 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
         declares=sum({1 << _named(Deviation, rule.rule, table.name) for rule in table.deviations}),
         class_rules=_class_rules(table),
     )
-
-
-def emulates_reads(table: Table) -> bool:
-    """Tell whether a trapped read with nothing in its way is emulated rather than run again."""
-    base = table.bases[Moment.DR_TRAPPED]
-    return base != ~np.uint64(0) and bool(int(table.cells[base]) >> Action.EMULATE & 1)
 
 
 def saves_at_exit(table: Table) -> bool:

@@ -6,10 +6,11 @@ depend on nothing else, for the policy is *tabulated* once: asked for every stat
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Final, TypeAlias
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from exitlab import debugreg
 from exitlab.v1 import policy_pb2
@@ -174,7 +175,7 @@ class Policy:
     intercepted_exceptions: tuple[int, ...] = ()
     class_rules: tuple[ClassRule, ...] = ()
     trap_operations: Operations = NO_OPERATIONS
-    costs: ClassVar[dict[Action, Operations]] = {}
+    costs: Mapping[Action, Operations] = MappingProxyType({})
     emulated_dr6_writable: int = debugreg.DR6_WRITABLE
     emulated_dr6_fixed: int = debugreg.DR6_RESET
     emulated_dr7_writable: int = debugreg.DR7_WRITABLE

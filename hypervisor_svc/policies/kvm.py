@@ -78,6 +78,7 @@ class Era:
     masks_host_dr7: bool = True  # on entries that load nothing
     refreshes_effective: bool = True  # when registers are set from outside
     tests_existence_first: bool = True  # kvm_require_dr
+    reads_controls_before_writing: bool = False  # VMX: the execution controls are not cached
     svm_intercepts_db: bool = True
     svm_keeps_dr6_in_field: bool = False  # arch.dr6 is the VMCB's
     is_fast_path_there: bool = True
@@ -97,6 +98,7 @@ ERA_3_14: Final = Era(
     masks_host_dr7=False,
     refreshes_effective=False,
     tests_existence_first=False,
+    reads_controls_before_writing=True,
     svm_intercepts_db=False,
     svm_keeps_dr6_in_field=True,
     is_fast_path_there=False,
@@ -113,6 +115,7 @@ ERA_3_15: Final = Era(
     masks_host_dr7=False,
     refreshes_effective=False,
     tests_existence_first=False,
+    reads_controls_before_writing=True,
     svm_intercepts_db=False,
     svm_keeps_dr6_in_field=True,
     is_fast_path_there=False,
@@ -218,6 +221,8 @@ class Kvm(Policy):
         )
         if era.is_fast_path_there:
             self.class_rules = _SVM_FAST_5_12 if self.is_svm else _VMX_FAST_5_8
+        if era.reads_controls_before_writing and not self.is_svm:
+            self.costs = {Action.ARM: Operations(vmreads=1, vmwrites=1)}
         # handle_dr reads the exit qualification, and GUEST_DR7 for general detect.
         self.trap_operations = Operations(vmreads=0 if self.is_svm else 2)
         if era.knows_features:
@@ -238,10 +243,12 @@ class Kvm(Policy):
         is_skipping = era.skips_debug_controls and sees.memory == SkippingMemory.CLOSED_SKIPPING
         controls = (Action.CONTROLS_ON,) if is_skipping else ()
         closed = SkippingMemory.CLOSED if is_skipping else None
+        # x86.c of 3.15 writes DR6 on both vendors. On SVM the VMCB's replaces it at once: a bare write.
+        bare = (Action.DR7_OFF,) if era.loads_dr6_with_addresses and self.is_svm else ()
         if self._is_open(sees):
-            return do(_LOAD_ADDRESSES, Action.LOAD_DR6)
+            return do(_LOAD_ADDRESSES, Action.LOAD_DR6, bare)
         if sees.breakpoints_enabled:
-            dr6 = (Action.LOAD_DR6,) if era.loads_dr6_with_addresses else ()
+            dr6 = (Action.LOAD_DR6, *bare) if era.loads_dr6_with_addresses else ()
             return do(_LOAD_ADDRESSES, dr6, controls, memory=closed)
         if era.masks_host_dr7 and sees.host_breakpoints:
             return do(Action.ZERO_DR7, controls, memory=closed)

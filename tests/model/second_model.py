@@ -14,7 +14,8 @@ What is decided here, and where no manual says it:
   attempted by anybody. Before the first of them nothing has been raised.
 - Undefined bits of DR6 stay so until the guest writes DR6 or the host or a reset sets it. A debug
   exception defines B0 to B3 anew and leaves the other undefined bits as they are.
-- A debug exception leaves DR6 bits 11 and 16 (bus lock and RTM, active low) as they are.
+- A debug exception sets DR6 bit 16 (RTM, active low: none here comes from within a transaction) and
+  leaves bit 11 (bus lock, active low) as it is.
 - Staged operands belong to the vCPU that staged them. The next host control of that vCPU uses them up;
   a slot that was not staged counts as zero.
 - RESET and INIT clear CR4, and with it CR4.DE.
@@ -236,6 +237,7 @@ class Guest:
         if not event.marks & Mark.VALUE_UNKNOWN:
             return self._raise_db(Story.DB_FAULT, event.value & (B0_TO_B3 | BD_BS_BT))
         self.undefined_dr6 |= B0_TO_B3 | BD_BS_BT
+        self.dr6 |= RTM
         self.dr7 &= ~GENERAL_DETECT
         return self._handler_sees(Story.DB_FAULT)
 

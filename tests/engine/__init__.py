@@ -1,0 +1,1 @@
+"""The engine: its stories, its bills, its refusals."""

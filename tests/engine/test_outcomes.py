@@ -1,0 +1,315 @@
+"""What is answered for each event, and that asking changes nothing."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from exitlab import debugreg
+from exitlab.events import EventColumns, EventKind
+from exitlab.v1 import outcome_pb2, policy_pb2
+from hypervisor_svc.engine import Engine
+from hypervisor_svc.policies.kvm import ERA_6_14, Kvm
+from tests.engine.build import (
+    DECISIONS,
+    EXIT,
+    FAST,
+    FULL,
+    HEAVY,
+    LIGHT,
+    REFERENCE,
+    RETIRED,
+    SIGNAL,
+    SUMMARY,
+    SVM,
+    TSC_DEADLINE,
+    VENDORS,
+    VMX,
+    Counts,
+    Row,
+    bill_rows,
+    class_marks,
+    counts,
+    cpuid,
+    engine_for,
+    engine_of,
+    event,
+    get_dr,
+    host_breakpoints,
+    outcomes,
+    policies_on,
+    set_dr,
+    standing,
+    stream,
+    synchronization,
+    total,
+    wrmsr,
+)
+from tests.engine.decorate import decorated
+from tests.model.streams import Mix, random_stream
+
+LEVELS: Final = (SUMMARY, REFERENCE, DECISIONS, FULL)
+READ, NOTHING = outcome_pb2.STORY_READ, outcome_pb2.STORY_UNSPECIFIED
+NONE: Final = Counts()
+
+
+def some_stream(mix: Mix, seed: int = 1, events: int = 300) -> EventColumns:
+    """Return a random stream with events of every kind."""
+    return decorated(random_stream(seed, events, mix), seed, computed=mix.computed)
+
+
+def decided(policy: str, *rows: Row, vendor: int = VMX) -> list[outcome_pb2.Decision]:
+    """Return the decision for each event of a vCPU that is alone."""
+    parts = engine_of(policy, vendor=vendor).feed(stream(*rows), FULL)
+    found = outcomes(parts, 0).decisions
+    for one in found:
+        one.ClearField("number")
+    return found
+
+
+def decision(sync: Counts = NONE, stand: Counts = NONE, **fields: Any) -> outcome_pb2.Decision:
+    """Return the decision that is expected."""
+    made = outcome_pb2.Decision(**fields)
+    for part, operations in ((made.synchronization, sync), (made.standing, stand)):
+        part.SetInParent()
+        reads, writes, vmreads, vmwrites = operations
+        part.MergeFrom(
+            policy_pb2.OperationCounts(dr_reads=reads, dr_writes=writes, vmreads=vmreads, vmwrites=vmwrites)
+        )
+    return made
+
+
+def test_decisions_of_a_window() -> None:
+    """Under kvm-6.14 each event's decision says what happened: opened, free, fast, closed, refused."""
+    found = decided(
+        "kvm-6.14",
+        get_dr(0),
+        get_dr(1),
+        wrmsr(TSC_DEADLINE),
+        cpuid(),
+        event(EventKind.OUT),
+        get_dr(0, modes=3),
+        event(EventKind.RDTSC),
+    )
+    exited: dict[str, Any] = {"exited": True, "exit_class": LIGHT}
+    opening, closing = Counts(writes=6, vmreads=2, vmwrites=1), Counts(5, 1, 1, 2)
+    assert found == [
+        decision(opening, reason=29, reexecuted=True, window_opened=True, story=READ, **exited),
+        decision(story=READ),
+        decision(exited=True, reason=32, sub_reason=policy_pb2.SUB_REASON_TSC_DEADLINE, exit_class=FAST),
+        decision(closing, reason=10, window_closed=True, **exited),
+        decision(exited=True, reason=30, exit_class=HEAVY),
+        decision(NONE, Counts(vmreads=2), reason=29, story=outcome_pb2.STORY_GP, **exited),
+        decision(),
+    ]
+
+
+def test_decisions_of_an_emulator() -> None:
+    """Under kvm-3.14 an access is emulated, and the entry that a DR7 makes dear is the next event's."""
+    found = decided("kvm-3.14", set_dr(7, 0x401), get_dr(7))
+    common: dict[str, Any] = {"exited": True, "reason": 29, "exit_class": LIGHT, "emulated": True}
+    assert found == [
+        decision(NONE, Counts(vmreads=2, vmwrites=1), **common),
+        decision(NONE, Counts(writes=5, vmreads=2), story=READ, **common),
+    ]
+
+
+def test_decisions_of_the_host() -> None:
+    """A vCPU that the host takes out of the guest exits by a kick, in the event that took it out."""
+    found = decided("kvm-6.14", get_dr(0), event(EventKind.SCHED_OUT), event(EventKind.SCHED_OUT))
+    kick: dict[str, Any] = {
+        "exited": True,
+        "reason": 1,
+        "sub_reason": policy_pb2.SUB_REASON_KICK,
+        "exit_class": LIGHT,
+    }
+    assert found[1:] == [decision(Counts(5, 1, 1, 2), window_closed=True, **kick), decision()]
+
+
+def test_two_exits_in_one_event_are_named_by_the_first() -> None:
+    """Where the access that ran again exits once more, its decision has one of the two reasons, whole."""
+    policy = Kvm(ERA_6_14, SVM, dr6_writable=debugreg.DR6_WRITABLE)
+    policy.intercepted_exceptions = (debugreg.VECTOR_DB, debugreg.VECTOR_UD, debugreg.VECTOR_GP)
+    parts = engine_of(policy, vendor=SVM).feed(stream(set_dr(7, 1 << 32)), FULL)
+    assert outcomes(parts, 0).decisions[0].reason in (0x37, 0x4D)
+
+
+@pytest.mark.parametrize("computed", [True, False])
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_decisions_add_up_to_the_bill(vendor: int, computed: bool) -> None:
+    """For a vCPU alone the decisions' exits and operations are the bill's, exit by exit."""
+    mix = Mix(1, 1, computed, scheduling=False, kicks=False)
+    policies = [policy for policy in policies_on(vendor) if policy != "kvm-3.15"]  # two exits in one event
+    engine = engine_for(mix, *policies, vendor=vendor)
+    parts = engine.feed(some_stream(mix), FULL)
+    for number, lane in enumerate(engine.report().lanes):
+        told = outcomes(parts, number)
+        assert total(counts(one.synchronization) for one in told.decisions) == synchronization(lane)
+        assert total(counts(one.standing) for one in told.decisions) == standing(lane)
+        exited = Counter((one.reason, one.sub_reason, one.exit_class) for one in told.decisions if one.exited)
+        billed: Counter[tuple[int, int, int]] = Counter()
+        for account in (EXIT, SIGNAL):
+            for row in bill_rows(lane, account):
+                billed[row.reason, row.sub_reason, row.exit_class] += row.count
+        assert exited == billed, lane.policy
+        assert sum(one.window_opened for one in told.decisions) == lane.vcpus[0].windows
+        assert [one.story for one in told.decisions] == told.stories
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_numbers_of_decisions(vendor: int) -> None:
+    """Decisions are numbered from 0 by first occurrence, and told once, in the part that first uses them."""
+    mix = Mix()
+    events = some_stream(mix)
+    engine = engine_for(mix, *policies_on(vendor), vendor=vendor)
+    known: dict[int, int] = {}
+    for start in range(0, len(events), 37):
+        for part in engine.feed(events.rows(start, start + 37), DECISIONS):
+            if part.lane == len(engine.lanes):
+                continue
+            numbers = np.frombuffer(part.decisions, "<u2").tolist()
+            before = known.get(part.lane, 0)
+            assert [one.number for one in part.new_decisions] == list(
+                range(before, before + len(part.new_decisions))
+            )
+            known[part.lane] = before + len(part.new_decisions)
+            first_uses = [number for number in dict.fromkeys(numbers) if number >= before]
+            assert first_uses == list(range(before, known[part.lane]))
+    assert min(known.values()) > 20
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_parts_by_level(level: int) -> None:
+    """A level answers with its own columns for every event, and the last part says that it is the last."""
+    parts = engine_of("kvm-6.14", "ignore").feed(stream(get_dr(0), cpuid(), get_dr(0)), level)
+    lanes = {SUMMARY: [], REFERENCE: [2], DECISIONS: [0, 1, 2], FULL: [0, 1, 2]}[level]  # type: ignore[index]
+    assert [part.lane for part in parts] == lanes
+    assert [part.is_last_part for part in parts] == [False] * (len(parts) - 1) + [True] * bool(parts)
+    for part in parts:
+        is_reference = part.lane == 2
+        assert (part.first_event, part.event_count) == (0, 3)
+        assert len(part.decisions) == (0 if is_reference else 6)
+        assert len(part.stories) == len(part.story_values) == (3 if is_reference or level == FULL else 0)
+
+
+def test_a_long_answer_comes_in_parts() -> None:
+    """Outcomes of more events than fit a message come in consecutive parts for each lane."""
+    count = 300_000
+    kinds = np.full(count, EventKind.RDTSC, np.uint8)
+    kinds[-1] = EventKind.CPUID
+    parts = engine_of("kvm-6.14").feed(EventColumns(kinds), FULL)
+    assert len(parts) == 4
+    for lane in (0, 1):
+        own = [part for part in parts if part.lane == lane]
+        ends = np.cumsum([0, *(part.event_count for part in own)]).tolist()
+        assert [part.first_event for part in own] == ends[:-1]
+        assert ends[-1] == count
+        assert all(len(part.SerializeToString()) < 4 << 20 for part in own)
+    numbers = np.concatenate([np.frombuffer(part.decisions, "<u2") for part in parts if part.lane == 0])
+    assert (numbers[0], numbers[-1], len(np.unique(numbers))) == (0, 1, 2)
+
+
+ENABLED: Final = [set_dr(7, 0x401), cpuid()]
+DISABLED: Final = [set_dr(7, 0x400), cpuid()]
+OUT_OF_GUEST: Final = event(EventKind.SIGNAL)
+IN_GUEST: Final = event(EventKind.RDTSC)
+HOSTED: Final = [*host_breakpoints(db0=1, dr7=0x402), *DISABLED]
+
+
+def _many_patterns() -> Iterator[Row]:
+    """Yield exits of 1,024 reasons in three classes from different states: more decisions than numbers."""
+    for first, before_each in (
+        (DISABLED, OUT_OF_GUEST),
+        (DISABLED, get_dr(0)),
+        (ENABLED, OUT_OF_GUEST),
+        (HOSTED, OUT_OF_GUEST),
+        (HOSTED, IN_GUEST),
+        (HOSTED, get_dr(0)),
+        ([*HOSTED, *ENABLED], OUT_OF_GUEST),
+    ):
+        yield from first
+        for reason in range(1024):
+            for exit_class in (FAST, LIGHT, HEAVY):
+                yield before_each
+                yield event(EventKind.EXIT, selector=reason, marks=class_marks(exit_class))
+
+
+def test_more_decisions_than_numbers() -> None:
+    """Past the last number decisions are answered with 65535, and those before keep theirs."""
+    events = stream(_many_patterns())
+    engine = engine_of("kvm-6.14", computed=False)
+    told, numbers = 0, []
+    for start in range(0, len(events), 500):
+        parts = engine.feed(events.rows(start, start + 500), DECISIONS)
+        told += len(parts[0].new_decisions)
+        numbers.extend(np.frombuffer(parts[0].decisions, "<u2").tolist())
+    assert len(numbers) == len(events)
+    assert set(numbers) == {*range(told), 65535}
+    assert told > 10_000
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_levels_change_nothing(vendor: int) -> None:
+    """The report's bytes do not depend on how much was asked for."""
+    mix = Mix()
+    events = some_stream(mix, seed=4)
+    reports = set()
+    for level in LEVELS:
+        engine = engine_for(mix, *policies_on(vendor), vendor=vendor)
+        engine.feed(events, level)
+        reports.add(engine.report().SerializeToString(deterministic=True))
+    assert len(reports) == 1
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_report_changes_nothing(vendor: int) -> None:
+    """Reports may be made at any time: the state's digest and all that follows stay the same."""
+    mix = Mix()
+    events = some_stream(mix, seed=5)
+    asked, left = (engine_for(mix, *policies_on(vendor), vendor=vendor) for _ in range(2))
+    for start in range(0, len(events), 50):
+        block = events.rows(start, start + 50)
+        asked.feed(block, FULL)
+        left.feed(block, FULL)
+        before = asked.state_digest()
+        assert asked.report() == asked.report()
+        assert asked.state_digest() == before == left.state_digest()
+    assert asked.report() == left.report()
+
+
+def test_no_events_change_nothing() -> None:
+    """An empty block is applied without a trace."""
+    engine = engine_of("kvm-6.14")
+    engine.feed(stream(get_dr(0)), FULL)
+    before = engine.state_digest()
+    assert [part.event_count for part in engine.feed(stream(), FULL)] == []
+    assert (engine.state_digest(), engine.applied_events) == (before, 1)
+
+
+def _appended(engine: Engine, lane: int, vcpu: int) -> tuple[list[int], int, int]:
+    """Return what real MOVs read now, general detect looked through."""
+    rows = [get_dr(register, vcpu, marks=RETIRED) for register in (0, 1, 2, 3, 6, 7)]
+    values = outcomes(engine.feed(stream(rows), FULL), lane).values
+    return values[:4], values[4], values[5]
+
+
+@pytest.mark.parametrize("computed", [True, False])
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_final_registers(vendor: int, computed: bool) -> None:
+    """Registers at the end are what MOVs appended to the stream would read, right or wrong."""
+    mix = Mix(computed=computed)
+    names = policies_on(vendor)
+    for seed in range(3):
+        events = some_stream(mix, seed, 120)
+        for vcpu in range(mix.vcpus):
+            engine = engine_for(mix, *names, vendor=vendor)
+            engine.feed(events, SUMMARY)
+            found = [lane.final_registers(vcpu) for lane in engine.lanes]
+            in_report = [lane.vcpus[vcpu].registers for lane in engine.report().lanes]
+            for number, (ours, shown) in enumerate(zip(found, in_report, strict=True)):
+                assert ours == (list(shown.db), shown.dr6, shown.dr7)
+                again = engine_for(mix, *names, vendor=vendor)
+                again.feed(events, SUMMARY)
+                assert ours == _appended(again, number, vcpu), (names[number], seed)
