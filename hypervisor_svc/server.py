@@ -176,7 +176,12 @@ class HypervisorServicer:
         held = self.registry.find(request.session_id)
         status = await self.in_thread(held.call, held.session.status)
         limits = self.limits.to_proto()
-        return hypervisor_pb2.GetSessionResponse(status=status, config=held.session.config, limits=limits)
+        return hypervisor_pb2.GetSessionResponse(
+            status=status,
+            config=held.session.config,
+            limits=limits,
+            engine_fingerprint=self.parts.engine_fingerprint,
+        )
 
     @answers
     async def FinishSession(

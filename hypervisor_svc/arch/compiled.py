@@ -23,7 +23,7 @@ from exitlab import debugreg, events
 _SOURCES: Final = (
     *sorted(Path(__file__).parent.glob("*.py")),
     *sorted((Path(__file__).parents[1] / "engine").glob("*.py")),
-    *(Path(module.__file__) for module in (debugreg, events)),
+    *(Path(str(module.__file__)) for module in (debugreg, events)),
 )
 
 

@@ -169,7 +169,7 @@ class Engine:
             )
             if level >= LEVEL_DECISIONS:
                 fresh = range(known, int(lane.state.counts[DECISION_ROWS]))
-                decisions = [decision(k, lane.state.decisions[k]) for k in fresh]
+                decisions = [decision(k, lane.state.decisions[k], lane.profile) for k in fresh]
                 parts += _lane_parts(number, first, level, outcomes, decisions)
         if level >= LEVEL_REFERENCE and leading is not None:
             parts += _reference_parts(len(self.lanes), first, leading)

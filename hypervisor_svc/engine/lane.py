@@ -79,9 +79,33 @@ class LaneState:
     decision_numbers: Words
     decisions: Words
 
-    def copy(self) -> "LaneState":
-        """Return a deep copy."""
-        return LaneState(*(getattr(self, name).copy() for name in self.__slots__))
+    @classmethod
+    def new(cls, vcpus: Words, physical_cpus: Words) -> "LaneState":
+        """Return these records with counters at zero, and no room for decisions yet."""
+        return cls(
+            vcpus=vcpus,
+            physical_cpus=physical_cpus,
+            counts=np.zeros(records.COUNT_FIELDS, np.uint64),
+            bill_keys=np.zeros((BILL_CAPACITY, 2), np.uint64),
+            bill_counts=np.zeros(BILL_CAPACITY, np.uint64),
+            window_sizes=np.zeros(records.WINDOW_BUCKETS, np.uint64),
+            leaks=np.zeros((3, 8, records.LEAK_OWNERS), np.uint64),
+            declared=np.zeros((len(Deviation), 2), np.uint64),
+            decision_keys=np.zeros((1, 2), np.uint64),
+            decision_numbers=np.zeros(1, np.uint64),
+            decisions=np.zeros((1, 2), np.uint64),
+        )
+
+    def scratch(self) -> "LaneState":
+        """Return a copy of the records with counters of its own."""
+        return LaneState.new(self.vcpus.copy(), self.physical_cpus.copy())
+
+    def make_room_for_decisions(self) -> None:
+        """Give the table of decisions its size, once they are asked for."""
+        if len(self.decision_numbers) < DECISION_CAPACITY:
+            self.decision_keys = np.zeros((DECISION_CAPACITY, 2), np.uint64)
+            self.decision_numbers = np.zeros(DECISION_CAPACITY, np.uint64)
+            self.decisions = np.zeros((DECISION_CAPACITY, 2), np.uint64)
 
     def digest_parts(self) -> list[bytes]:
         """Return the bytes that a digest of the state covers, independent of hash-table layout."""
@@ -139,18 +163,9 @@ class Lane:
             is_svm=message.vendor == policy_pb2.VENDOR_SVM, rules=self.table.class_rules
         )
         self.constants = _constants(message, self.table, writable_dr6, is_computed=is_computed)
-        self.state = LaneState(
-            vcpus=records.new_vcpus(initial_physical_cpus, is_armed=message.initially_armed),
-            physical_cpus=records.new_physical_cpus(physical_cpus),
-            counts=np.zeros(records.COUNT_FIELDS, np.uint64),
-            bill_keys=np.zeros((BILL_CAPACITY, 2), np.uint64),
-            bill_counts=np.zeros(BILL_CAPACITY, np.uint64),
-            window_sizes=np.zeros(records.WINDOW_BUCKETS, np.uint64),
-            leaks=np.zeros((3, 8, records.LEAK_OWNERS), np.uint64),
-            declared=np.zeros((len(Deviation), 2), np.uint64),
-            decision_keys=np.zeros((DECISION_CAPACITY, 2), np.uint64),
-            decision_numbers=np.zeros(DECISION_CAPACITY, np.uint64),
-            decisions=np.zeros((DECISION_CAPACITY, 2), np.uint64),
+        self.state = LaneState.new(
+            records.new_vcpus(initial_physical_cpus, is_armed=message.initially_armed),
+            records.new_physical_cpus(physical_cpus),
         )
 
     def run(
@@ -173,6 +188,8 @@ class Lane:
         fresh = min(2 * len(block.kinds), _ROWS_A_REASON * recorded_reasons) + _ROWS_OF_PROFILE
         while 2 * (int(state.counts[records.BILL_ROWS]) + fresh) > len(state.bill_counts):
             self._grow_bill()
+        if level >= LEVEL_DECISIONS:
+            state.make_room_for_decisions()
         profile = self.profile
         with np.errstate(over="ignore"):
             run_lane(
@@ -228,8 +245,19 @@ class Lane:
                 bill[key] = bill.get(key, 0) + 1
         return bill
 
-    def final_registers(self, vcpu: int) -> tuple[list[int], int, int]:
-        """Return DR0-3, DR6 and DR7 as guest MOVs would read them now, each on a copy of the state."""
+    def final_registers(self) -> list[tuple[list[int], int, int]]:
+        """Return every vCPU's DR0-3, DR6 and DR7 as guest MOVs would read them now.
+
+        Each read runs on a scratch copy of the rows that it can touch, so that none changes anything.
+        """
+        state = self.state
+        self.state = state.scratch()
+        try:
+            return [self._read_registers(state, vcpu) for vcpu in range(len(state.vcpus))]
+        finally:
+            self.state = state
+
+    def _read_registers(self, state: LaneState, vcpu: int) -> tuple[list[int], int, int]:
         reads = complete(
             EventColumns(
                 kinds=np.array([EventKind.MOV_FROM_DR], np.uint8),
@@ -238,16 +266,22 @@ class Lane:
                 vcpus=np.array([vcpu], np.uint8),
             )
         )
-        state = self.state
+        truth = Truth(np.ones(1, np.uint8), np.zeros(1, np.uint64), np.full(1, DR6_RESET, np.uint32))
+        row = state.vcpus[vcpu]
+        home, resident_on = int(row[records.HOME]), int(row[records.RESIDENT_ON])
+        cpus = [home] if resident_on == 0 else [home, resident_on - 1]
+        others = [int(state.physical_cpus[cpu, records.RESIDENT]) - 1 for cpu in cpus]
+        touched = [vcpu, *(other for other in others if other >= 0)]
         found = []
         for register in (0, 1, 2, 3, 6, 7):
-            self.state = state.copy()
+            self.state.vcpus[touched] = state.vcpus[touched]
+            self.state.physical_cpus[cpus] = state.physical_cpus[cpus]
             reads.args[:] = register
             outcomes = outcomes_for(1, LEVEL_FULL)
-            truth = Truth(np.ones(1, np.uint8), np.zeros(1, np.uint64), np.full(1, DR6_RESET, np.uint32))
             self.run(reads, 0, truth, LEVEL_FULL, outcomes)
             found.append(int(outcomes.values[0]))
-        self.state = state
+        self.state.vcpus[touched] = state.vcpus[touched]
+        self.state.physical_cpus[cpus] = state.physical_cpus[cpus]
         return found[:4], found[4], found[5]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from exitlab.debugreg import VECTOR_DB, VECTOR_GP, VECTOR_UD
 from exitlab.events import EventKind
 from exitlab.v1 import events_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.arch import reference as ref
@@ -16,10 +17,12 @@ from hypervisor_svc.engine.vocabulary import Deviation
 if TYPE_CHECKING:
     from hypervisor_svc.engine.engine import Engine, Reference
     from hypervisor_svc.engine.lane import Lane
+    from hypervisor_svc.engine.profile import Profile
 
 _BYTE: Final = 0xFF
 _SCHEMA: Final = 1
 _DB_SLOTS: Final = 4
+_VECTOR_OF: Final = {Story.DB_FAULT: VECTOR_DB, Story.UD: VECTOR_UD, Story.GP: VECTOR_GP}
 
 
 def _operations(packed: int, msr_accesses: int = 0) -> policy_pb2.OperationCounts:
@@ -32,10 +35,12 @@ def _operations(packed: int, msr_accesses: int = 0) -> policy_pb2.OperationCount
     )
 
 
-def decision(number: int, words: records.Words) -> outcome_pb2.Decision:
+def decision(number: int, words: records.Words, profile: Profile) -> outcome_pb2.Decision:
     """Return a decision's key as the contract's message."""
     key, operations = int(words[0]), int(words[1])
     account = key >> records.KEY_ACCOUNT_SHIFT & 7
+    story = key >> records.KEY_STORY_SHIFT & 15
+    is_again = bool(key & records.KEY_SECOND)
     return outcome_pb2.Decision(
         number=number,
         exited=account in (records.ACCOUNT_EXIT, records.ACCOUNT_SIGNAL),
@@ -46,9 +51,12 @@ def decision(number: int, words: records.Words) -> outcome_pb2.Decision:
         reexecuted=bool(key & records.KEY_REEXECUTED),
         window_opened=bool(key & records.KEY_OPENED),
         window_closed=bool(key & records.KEY_CLOSED),
-        story=outcome_pb2.Story.ValueType(key >> records.KEY_STORY_SHIFT & 15),
+        story=outcome_pb2.Story.ValueType(story),
         synchronization=_operations(operations & 0xFFFF_FFFF),
-        standing=_operations(operations >> records.STANDING_SHIFT),
+        standing=_operations(operations >> records.STANDING_SHIFT, key >> records.KEY_MSR_SHIFT & _BYTE),
+        exited_again=is_again,
+        second_reason=int(profile.exception_codes[_VECTOR_OF[Story(story)]]) if is_again else 0,
+        skipped_debug_controls=bool(key & records.KEY_SKIPPED),
     )
 
 
@@ -182,8 +190,9 @@ def _leak_counts(leaks: records.Words) -> list[report_pb2.LeakCount]:
 
 def _vcpu_reports(lane: Lane, one: Reference) -> list[report_pb2.VcpuReport]:
     reports = []
+    registers = lane.final_registers()
     for vcpu, row in enumerate(lane.state.vcpus):
-        db, dr6, dr7 = lane.final_registers(vcpu)
+        db, dr6, dr7 = registers[vcpu]
         reports.append(
             report_pb2.VcpuReport(
                 vcpu=vcpu,
@@ -242,6 +251,7 @@ def _lane_report(lane: Lane, one: Reference, engine: Engine) -> report_pb2.LaneR
             if events
         ],
         story_digest=counts[records.DIGEST],
+        open_windows=int((state.vcpus[:, records.WINDOW] == records.WINDOW_OPEN).sum()),
     )
     if counts[records.FIRST_EVENT]:
         numbers = (counts[records.FIRST_EVENT] - 1, *counts[records.FIRST_VCPU : records.FIRST_REGISTER + 1])

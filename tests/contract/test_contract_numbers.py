@@ -23,6 +23,7 @@ from exitlab.events import (
     Mode,
 )
 from exitlab.v1 import events_pb2, outcome_pb2, report_pb2
+from hypervisor_svc.engine.vocabulary import Action, Deviation, Input, Quirk
 
 PROTO_TEXT = (Path(events_pb2.__file__).parent / "events.proto").read_text()
 ITEM_BYTES = {FieldDescriptor.TYPE_FIXED32: 4, FieldDescriptor.TYPE_FIXED64: 8}
@@ -46,6 +47,8 @@ MARK_WORDS = {
     "only if it did not": Mark.IF_OK,
     "class override": Mark.CLASS,
 }
+
+PROTOS = Path(__file__).parents[2] / "protos"
 
 
 def comment_above(field: str) -> str:
@@ -139,3 +142,14 @@ def test_figures_hold_integers() -> None:
     assert len(fields) > 25
     assert all(f.cpp_type not in (f.CPPTYPE_DOUBLE, f.CPPTYPE_FLOAT) for f in fields)
     assert not any(f.message_type and f.message_type.GetOptions().map_entry for f in fields)
+
+
+def test_the_contract_lists_the_words_of_policy_tables() -> None:
+    """A client without our code finds every action, quirk and deviation in the comments, in order."""
+    text = (PROTOS / "exitlab" / "v1" / "policy.proto").read_text(encoding="utf-8")
+    flat = " ".join(text.replace("//", " ").split())
+    for words in (Action, Quirk, Deviation, Input):
+        names = [word.name or "" for word in words]
+        if words is Input:
+            names = [name.lower() for name in names]
+        assert ", ".join(names) in flat

@@ -306,7 +306,7 @@ def test_final_registers(vendor: int, computed: bool) -> None:
         for vcpu in range(mix.vcpus):
             engine = engine_for(mix, *names, vendor=vendor)
             engine.feed(events, SUMMARY)
-            found = [lane.final_registers(vcpu) for lane in engine.lanes]
+            found = [lane.final_registers()[vcpu] for lane in engine.lanes]
             in_report = [lane.vcpus[vcpu].registers for lane in engine.report().lanes]
             for number, (ours, shown) in enumerate(zip(found, in_report, strict=True)):
                 assert ours == (list(shown.db), shown.dr6, shown.dr7)

@@ -206,7 +206,7 @@ def test_old_kvm_on_plain_streams(vendor: int) -> None:
 
 def final_reads(engine: Engine, lane: int, vcpu: int) -> int:
     """Return DR6 and DR7 as MOVs would read them now, in the form of a story value."""
-    _, dr6, dr7 = engine.lanes[lane].final_registers(vcpu)
+    _, dr6, dr7 = engine.lanes[lane].final_registers()[vcpu]
     return dr6 | dr7 << 32
 
 

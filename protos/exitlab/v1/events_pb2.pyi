@@ -87,7 +87,7 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """A data write that a breakpoint could match; arg = length in bytes, value = linear address."""
     EVENT_KIND_MMIO: _EventKind.ValueType  # 30
     """An access to an emulated device; arg = width in bytes, plus 128 for a write, selector = guest
-    physical address, value = the data.
+    physical address (0xffffffff for all above), value = the data.
     """
     EVENT_KIND_INT1: _EventKind.ValueType  # 31
     """INT1 (ICEBP)."""
@@ -217,7 +217,7 @@ EVENT_KIND_WRITE: EventKind.ValueType  # 29
 """A data write that a breakpoint could match; arg = length in bytes, value = linear address."""
 EVENT_KIND_MMIO: EventKind.ValueType  # 30
 """An access to an emulated device; arg = width in bytes, plus 128 for a write, selector = guest
-physical address, value = the data.
+physical address (0xffffffff for all above), value = the data.
 """
 EVENT_KIND_INT1: EventKind.ValueType  # 31
 """INT1 (ICEBP)."""

@@ -26,45 +26,45 @@ from exitlab.v1 import policy_pb2 as exitlab_dot_v1_dot_policy__pb2
 from exitlab.v1 import report_pb2 as exitlab_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65xitlab/v1/guest.proto\x12\nexitlab.v1\x1a\x17\x65xitlab/v1/policy.proto\x1a\x17\x65xitlab/v1/report.proto\"W\n\x11WorkloadParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\t\"q\n\x08Workload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x31\n\nparameters\x18\x03 \x03(\x0b\x32\x1d.exitlab.v1.WorkloadParameter\x12\x13\n\x0bis_recorded\x18\x04 \x01(\x08\"\x16\n\x14ListWorkloadsRequest\"@\n\x15ListWorkloadsResponse\x12\'\n\tworkloads\x18\x01 \x03(\x0b\x32\x14.exitlab.v1.Workload\"-\n\x0eParameterValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xb8\x01\n\tRunConfig\x12\x10\n\x08workload\x18\x01 \x01(\t\x12.\n\nparameters\x18\x02 \x03(\x0b\x32\x1a.exitlab.v1.ParameterValue\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x04\x12\x1f\n\x05lanes\x18\x05 \x03(\x0b\x32\x10.exitlab.v1.Lane\x12\x0e\n\x06prices\x18\x06 \x01(\t\x12\x1a\n\x12hypervisor_address\x18\x07 \x01(\t\"\xa1\x01\n\tRunStatus\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.exitlab.v1.RunState\x12\x13\n\x0bsent_events\x18\x03 \x01(\x04\x12\x16\n\x0e\x61pplied_events\x18\x04 \x01(\x04\x12\x12\n\nreconnects\x18\x05 \x01(\x04\x12\x0c\n\x04note\x18\x06 \x01(\t\x12\x10\n\x08workload\x18\x07 \x01(\t\"L\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x15.exitlab.v1.RunConfig\"9\n\x10StartRunResponse\x12%\n\x06status\x18\x01 \x01(\x0b\x32\x15.exitlab.v1.RunStatus\"6\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0binterval_ms\x18\x02 \x01(\r\"\x87\x01\n\x10WatchRunResponse\x12%\n\x06status\x18\x01 \x01(\x0b\x32\x15.exitlab.v1.RunStatus\x12\"\n\x06report\x18\x02 \x01(\x0b\x32\x12.exitlab.v1.Report\x12(\n\x07\x66igures\x18\x03 \x03(\x0b\x32\x17.exitlab.v1.LaneFigures\" \n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"8\n\x0fStopRunResponse\x12%\n\x06status\x18\x01 \x01(\x0b\x32\x15.exitlab.v1.RunStatus\"8\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x10ListRunsResponse\x12#\n\x04runs\x18\x01 \x03(\x0b\x32\x15.exitlab.v1.RunStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x81\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x16\n\x12RUN_STATE_FINISHED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x12\x15\n\x11RUN_STATE_STOPPED\x10\x04\x32\xff\x02\n\x0cGuestService\x12T\n\rListWorkloads\x12 .exitlab.v1.ListWorkloadsRequest\x1a!.exitlab.v1.ListWorkloadsResponse\x12\x45\n\x08StartRun\x12\x1b.exitlab.v1.StartRunRequest\x1a\x1c.exitlab.v1.StartRunResponse\x12G\n\x08WatchRun\x12\x1b.exitlab.v1.WatchRunRequest\x1a\x1c.exitlab.v1.WatchRunResponse0\x01\x12\x42\n\x07StopRun\x12\x1a.exitlab.v1.StopRunRequest\x1a\x1b.exitlab.v1.StopRunResponse\x12\x45\n\x08ListRuns\x12\x1b.exitlab.v1.ListRunsRequest\x1a\x1c.exitlab.v1.ListRunsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65xitlab/v1/guest.proto\x12\nexitlab.v1\x1a\x17\x65xitlab/v1/policy.proto\x1a\x17\x65xitlab/v1/report.proto\"W\n\x11WorkloadParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\t\"\x9d\x01\n\x08Workload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x31\n\nparameters\x18\x03 \x03(\x0b\x32\x1d.exitlab.v1.WorkloadParameter\x12\x13\n\x0bis_recorded\x18\x04 \x01(\x08\x12\x15\n\rdocumentation\x18\x05 \x01(\t\x12\x13\n\x0b\x61pi_version\x18\x06 \x01(\r\"\x16\n\x14ListWorkloadsRequest\"@\n\x15ListWorkloadsResponse\x12\'\n\tworkloads\x18\x01 \x03(\x0b\x32\x14.exitlab.v1.Workload\"-\n\x0eParameterValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xb8\x01\n\tRunConfig\x12\x10\n\x08workload\x18\x01 \x01(\t\x12.\n\nparameters\x18\x02 \x03(\x0b\x32\x1a.exitlab.v1.ParameterValue\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x04\x12\x1f\n\x05lanes\x18\x05 \x03(\x0b\x32\x10.exitlab.v1.Lane\x12\x0e\n\x06prices\x18\x06 \x03(\t\x12\x1a\n\x12hypervisor_address\x18\x07 \x01(\t\"\xb5\x01\n\tRunStatus\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.exitlab.v1.RunState\x12\x13\n\x0bsent_events\x18\x03 \x01(\x04\x12\x16\n\x0e\x61pplied_events\x18\x04 \x01(\x04\x12\x12\n\nreconnects\x18\x05 \x01(\x04\x12\x0c\n\x04note\x18\x06 \x01(\t\x12\x10\n\x08workload\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\"L\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x15.exitlab.v1.RunConfig\"9\n\x10StartRunResponse\x12%\n\x06status\x18\x01 \x01(\x0b\x32\x15.exitlab.v1.RunStatus\"6\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0binterval_ms\x18\x02 \x01(\r\"s\n\x10WatchRunResponse\x12%\n\x06status\x18\x01 \x01(\x0b\x32\x15.exitlab.v1.RunStatus\x12\x0e\n\x06report\x18\x02 \x01(\x0c\x12(\n\x07\x66igures\x18\x03 \x03(\x0b\x32\x17.exitlab.v1.LaneFigures\" \n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"8\n\x0fStopRunResponse\x12%\n\x06status\x18\x01 \x01(\x0b\x32\x15.exitlab.v1.RunStatus\"8\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x10ListRunsResponse\x12#\n\x04runs\x18\x01 \x03(\x0b\x32\x15.exitlab.v1.RunStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x81\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x16\n\x12RUN_STATE_FINISHED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x12\x15\n\x11RUN_STATE_STOPPED\x10\x04\x32\xff\x02\n\x0cGuestService\x12T\n\rListWorkloads\x12 .exitlab.v1.ListWorkloadsRequest\x1a!.exitlab.v1.ListWorkloadsResponse\x12\x45\n\x08StartRun\x12\x1b.exitlab.v1.StartRunRequest\x1a\x1c.exitlab.v1.StartRunResponse\x12G\n\x08WatchRun\x12\x1b.exitlab.v1.WatchRunRequest\x1a\x1c.exitlab.v1.WatchRunResponse0\x01\x12\x42\n\x07StopRun\x12\x1a.exitlab.v1.StopRunRequest\x1a\x1b.exitlab.v1.StopRunResponse\x12\x45\n\x08ListRuns\x12\x1b.exitlab.v1.ListRunsRequest\x1a\x1c.exitlab.v1.ListRunsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'exitlab.v1.guest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1344
-  _globals['_RUNSTATE']._serialized_end=1473
+  _globals['_RUNSTATE']._serialized_start=1388
+  _globals['_RUNSTATE']._serialized_end=1517
   _globals['_WORKLOADPARAMETER']._serialized_start=88
   _globals['_WORKLOADPARAMETER']._serialized_end=175
-  _globals['_WORKLOAD']._serialized_start=177
-  _globals['_WORKLOAD']._serialized_end=290
-  _globals['_LISTWORKLOADSREQUEST']._serialized_start=292
-  _globals['_LISTWORKLOADSREQUEST']._serialized_end=314
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=316
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=380
-  _globals['_PARAMETERVALUE']._serialized_start=382
-  _globals['_PARAMETERVALUE']._serialized_end=427
-  _globals['_RUNCONFIG']._serialized_start=430
-  _globals['_RUNCONFIG']._serialized_end=614
-  _globals['_RUNSTATUS']._serialized_start=617
-  _globals['_RUNSTATUS']._serialized_end=778
-  _globals['_STARTRUNREQUEST']._serialized_start=780
-  _globals['_STARTRUNREQUEST']._serialized_end=856
-  _globals['_STARTRUNRESPONSE']._serialized_start=858
-  _globals['_STARTRUNRESPONSE']._serialized_end=915
-  _globals['_WATCHRUNREQUEST']._serialized_start=917
-  _globals['_WATCHRUNREQUEST']._serialized_end=971
-  _globals['_WATCHRUNRESPONSE']._serialized_start=974
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1109
-  _globals['_STOPRUNREQUEST']._serialized_start=1111
-  _globals['_STOPRUNREQUEST']._serialized_end=1143
-  _globals['_STOPRUNRESPONSE']._serialized_start=1145
-  _globals['_STOPRUNRESPONSE']._serialized_end=1201
-  _globals['_LISTRUNSREQUEST']._serialized_start=1203
-  _globals['_LISTRUNSREQUEST']._serialized_end=1259
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1261
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1341
-  _globals['_GUESTSERVICE']._serialized_start=1476
-  _globals['_GUESTSERVICE']._serialized_end=1859
+  _globals['_WORKLOAD']._serialized_start=178
+  _globals['_WORKLOAD']._serialized_end=335
+  _globals['_LISTWORKLOADSREQUEST']._serialized_start=337
+  _globals['_LISTWORKLOADSREQUEST']._serialized_end=359
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=361
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=425
+  _globals['_PARAMETERVALUE']._serialized_start=427
+  _globals['_PARAMETERVALUE']._serialized_end=472
+  _globals['_RUNCONFIG']._serialized_start=475
+  _globals['_RUNCONFIG']._serialized_end=659
+  _globals['_RUNSTATUS']._serialized_start=662
+  _globals['_RUNSTATUS']._serialized_end=843
+  _globals['_STARTRUNREQUEST']._serialized_start=845
+  _globals['_STARTRUNREQUEST']._serialized_end=921
+  _globals['_STARTRUNRESPONSE']._serialized_start=923
+  _globals['_STARTRUNRESPONSE']._serialized_end=980
+  _globals['_WATCHRUNREQUEST']._serialized_start=982
+  _globals['_WATCHRUNREQUEST']._serialized_end=1036
+  _globals['_WATCHRUNRESPONSE']._serialized_start=1038
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1153
+  _globals['_STOPRUNREQUEST']._serialized_start=1155
+  _globals['_STOPRUNREQUEST']._serialized_end=1187
+  _globals['_STOPRUNRESPONSE']._serialized_start=1189
+  _globals['_STOPRUNRESPONSE']._serialized_end=1245
+  _globals['_LISTRUNSREQUEST']._serialized_start=1247
+  _globals['_LISTRUNSREQUEST']._serialized_end=1303
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1305
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1385
+  _globals['_GUESTSERVICE']._serialized_start=1520
+  _globals['_GUESTSERVICE']._serialized_end=1903
 # @@protoc_insertion_point(module_scope)

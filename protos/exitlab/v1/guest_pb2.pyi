@@ -93,12 +93,18 @@ class Workload(google.protobuf.message.Message):
     SUMMARY_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
     IS_RECORDED_FIELD_NUMBER: builtins.int
+    DOCUMENTATION_FIELD_NUMBER: builtins.int
+    API_VERSION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     summary: builtins.str
     """One line for people."""
     is_recorded: builtins.bool
     """Whether it is a recorded trace."""
+    documentation: builtins.str
+    """Its documentation."""
+    api_version: builtins.int
+    """Version of the workload interface that it was written for."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkloadParameter]:
         """Its parameters."""
@@ -110,8 +116,10 @@ class Workload(google.protobuf.message.Message):
         summary: builtins.str = ...,
         parameters: collections.abc.Iterable[global___WorkloadParameter] | None = ...,
         is_recorded: builtins.bool = ...,
+        documentation: builtins.str = ...,
+        api_version: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["is_recorded", b"is_recorded", "name", b"name", "parameters", b"parameters", "summary", b"summary"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["api_version", b"api_version", "documentation", b"documentation", "is_recorded", b"is_recorded", "name", b"name", "parameters", b"parameters", "summary", b"summary"]) -> None: ...
 
 global___Workload = Workload
 
@@ -188,8 +196,6 @@ class RunConfig(google.protobuf.message.Message):
     """The seed."""
     events: builtins.int
     """Largest number of events; the workload's own end if 0."""
-    prices: builtins.str
-    """Name of the price list for the figures."""
     hypervisor_address: builtins.str
     """Address of the hypervisor; the service's own choice if empty."""
     @property
@@ -200,6 +206,10 @@ class RunConfig(google.protobuf.message.Message):
     def lanes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[exitlab.v1.policy_pb2.Lane]:
         """The lanes."""
 
+    @property
+    def prices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the price lists for the figures."""
+
     def __init__(
         self,
         *,
@@ -208,7 +218,7 @@ class RunConfig(google.protobuf.message.Message):
         seed: builtins.int = ...,
         events: builtins.int = ...,
         lanes: collections.abc.Iterable[exitlab.v1.policy_pb2.Lane] | None = ...,
-        prices: builtins.str = ...,
+        prices: collections.abc.Iterable[builtins.str] | None = ...,
         hypervisor_address: builtins.str = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["events", b"events", "hypervisor_address", b"hypervisor_address", "lanes", b"lanes", "parameters", b"parameters", "prices", b"prices", "seed", b"seed", "workload", b"workload"]) -> None: ...
@@ -228,6 +238,7 @@ class RunStatus(google.protobuf.message.Message):
     RECONNECTS_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
     WORKLOAD_FIELD_NUMBER: builtins.int
+    SESSION_ID_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """The run."""
     state: global___RunState.ValueType
@@ -242,6 +253,8 @@ class RunStatus(google.protobuf.message.Message):
     """Why it failed, where it did."""
     workload: builtins.str
     """The workload."""
+    session_id: builtins.str
+    """The hypervisor's session."""
     def __init__(
         self,
         *,
@@ -252,8 +265,9 @@ class RunStatus(google.protobuf.message.Message):
         reconnects: builtins.int = ...,
         note: builtins.str = ...,
         workload: builtins.str = ...,
+        session_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied_events", b"applied_events", "note", b"note", "reconnects", b"reconnects", "run_id", b"run_id", "sent_events", b"sent_events", "state", b"state", "workload", b"workload"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_events", b"applied_events", "note", b"note", "reconnects", b"reconnects", "run_id", b"run_id", "sent_events", b"sent_events", "session_id", b"session_id", "state", b"state", "workload", b"workload"]) -> None: ...
 
 global___RunStatus = RunStatus
 
@@ -334,13 +348,11 @@ class WatchRunResponse(google.protobuf.message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     REPORT_FIELD_NUMBER: builtins.int
     FIGURES_FIELD_NUMBER: builtins.int
+    report: builtins.bytes
+    """Serialized Report, byte for byte as the hypervisor stored it, once finished."""
     @property
     def status(self) -> global___RunStatus:
         """Where the run stands."""
-
-    @property
-    def report(self) -> exitlab.v1.report_pb2.Report:
-        """The report, once finished."""
 
     @property
     def figures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[exitlab.v1.report_pb2.LaneFigures]:
@@ -350,10 +362,10 @@ class WatchRunResponse(google.protobuf.message.Message):
         self,
         *,
         status: global___RunStatus | None = ...,
-        report: exitlab.v1.report_pb2.Report | None = ...,
+        report: builtins.bytes = ...,
         figures: collections.abc.Iterable[exitlab.v1.report_pb2.LaneFigures] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["report", b"report", "status", b"status"]) -> builtins.bool: ...
+    def HasField(self, field_name: typing.Literal["status", b"status"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["figures", b"figures", "report", b"report", "status", b"status"]) -> None: ...
 
 global___WatchRunResponse = WatchRunResponse

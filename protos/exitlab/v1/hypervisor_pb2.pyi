@@ -68,6 +68,8 @@ class _SessionStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """A stream is open."""
     SESSION_STATE_FINISHED: _SessionState.ValueType  # 3
     """Finished: the report is stored."""
+    SESSION_STATE_FAILED: _SessionState.ValueType  # 4
+    """Cannot go on, see the status's note."""
 
 class SessionState(_SessionState, metaclass=_SessionStateEnumTypeWrapper):
     """Where a session stands."""
@@ -80,6 +82,8 @@ SESSION_STATE_STREAMING: SessionState.ValueType  # 2
 """A stream is open."""
 SESSION_STATE_FINISHED: SessionState.ValueType  # 3
 """Finished: the report is stored."""
+SESSION_STATE_FAILED: SessionState.ValueType  # 4
+"""Cannot go on, see the status's note."""
 global___SessionState = SessionState
 
 @typing.final
@@ -99,6 +103,7 @@ class SessionConfig(google.protobuf.message.Message):
     OUTCOME_LEVEL_FIELD_NUMBER: builtins.int
     VM_PROFILE_FIELD_NUMBER: builtins.int
     LABEL_FIELD_NUMBER: builtins.int
+    VCPU_MACHINES_FIELD_NUMBER: builtins.int
     vcpus: builtins.int
     """Number of vCPUs."""
     physical_cpus: builtins.int
@@ -129,6 +134,10 @@ class SessionConfig(google.protobuf.message.Message):
     def leading_features(self) -> exitlab.v1.policy_pb2.CpuFeatures:
         """The leading CPU features."""
 
+    @property
+    def vcpu_machines(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The virtual machine that each vCPU belongs to; all to one if empty."""
+
     def __init__(
         self,
         *,
@@ -143,9 +152,10 @@ class SessionConfig(google.protobuf.message.Message):
         outcome_level: exitlab.v1.outcome_pb2.OutcomeLevel.ValueType = ...,
         vm_profile: builtins.str = ...,
         label: builtins.str = ...,
+        vcpu_machines: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["leading_features", b"leading_features"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["breakpoints", b"breakpoints", "columns", b"columns", "initial_physical_cpus", b"initial_physical_cpus", "label", b"label", "lanes", b"lanes", "leading_features", b"leading_features", "leading_vendor", b"leading_vendor", "outcome_level", b"outcome_level", "physical_cpus", b"physical_cpus", "vcpus", b"vcpus", "vm_profile", b"vm_profile"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["breakpoints", b"breakpoints", "columns", b"columns", "initial_physical_cpus", b"initial_physical_cpus", "label", b"label", "lanes", b"lanes", "leading_features", b"leading_features", "leading_vendor", b"leading_vendor", "outcome_level", b"outcome_level", "physical_cpus", b"physical_cpus", "vcpu_machines", b"vcpu_machines", "vcpus", b"vcpus", "vm_profile", b"vm_profile"]) -> None: ...
 
 global___SessionConfig = SessionConfig
 
@@ -163,6 +173,11 @@ class Limits(google.protobuf.message.Message):
     MAX_VCPUS_FIELD_NUMBER: builtins.int
     MAX_SESSIONS_FIELD_NUMBER: builtins.int
     IDLE_SECONDS_FIELD_NUMBER: builtins.int
+    MAX_PHYSICAL_CPUS_FIELD_NUMBER: builtins.int
+    MAX_STREAMS_FIELD_NUMBER: builtins.int
+    MAX_SESSION_SECONDS_FIELD_NUMBER: builtins.int
+    MAX_STATE_BYTES_FIELD_NUMBER: builtins.int
+    MAX_REPORTS_FIELD_NUMBER: builtins.int
     max_message_bytes: builtins.int
     """Largest message in bytes."""
     max_block_events: builtins.int
@@ -179,6 +194,16 @@ class Limits(google.protobuf.message.Message):
     """Largest number of sessions of one owner."""
     idle_seconds: builtins.int
     """Seconds after which an idle suspended session may be dropped."""
+    max_physical_cpus: builtins.int
+    """Largest number of physical CPUs."""
+    max_streams: builtins.int
+    """Largest number of streams at once; 0 where it is not limited."""
+    max_session_seconds: builtins.int
+    """Largest age of a session in seconds; 0 where it is not limited."""
+    max_state_bytes: builtins.int
+    """Largest state of a session in bytes; 0 where it is not limited."""
+    max_reports: builtins.int
+    """Largest number of stored reports; 0 where it is not limited."""
     def __init__(
         self,
         *,
@@ -190,8 +215,13 @@ class Limits(google.protobuf.message.Message):
         max_vcpus: builtins.int = ...,
         max_sessions: builtins.int = ...,
         idle_seconds: builtins.int = ...,
+        max_physical_cpus: builtins.int = ...,
+        max_streams: builtins.int = ...,
+        max_session_seconds: builtins.int = ...,
+        max_state_bytes: builtins.int = ...,
+        max_reports: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["idle_seconds", b"idle_seconds", "max_block_events", b"max_block_events", "max_lanes", b"max_lanes", "max_message_bytes", b"max_message_bytes", "max_sessions", b"max_sessions", "max_uncommitted_events", b"max_uncommitted_events", "max_vcpus", b"max_vcpus", "max_window_events", b"max_window_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["idle_seconds", b"idle_seconds", "max_block_events", b"max_block_events", "max_lanes", b"max_lanes", "max_message_bytes", b"max_message_bytes", "max_physical_cpus", b"max_physical_cpus", "max_reports", b"max_reports", "max_session_seconds", b"max_session_seconds", "max_sessions", b"max_sessions", "max_state_bytes", b"max_state_bytes", "max_streams", b"max_streams", "max_uncommitted_events", b"max_uncommitted_events", "max_vcpus", b"max_vcpus", "max_window_events", b"max_window_events"]) -> None: ...
 
 global___Limits = Limits
 
@@ -209,6 +239,7 @@ class SessionStatus(google.protobuf.message.Message):
     COLUMN_CRCS_FIELD_NUMBER: builtins.int
     STATE_DIGEST_FIELD_NUMBER: builtins.int
     LABEL_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session; left out of lists where listing has no identity to check."""
     state: global___SessionState.ValueType
@@ -223,6 +254,8 @@ class SessionStatus(google.protobuf.message.Message):
     """Digest of the engine's state at applied_events."""
     label: builtins.str
     """The session's label."""
+    note: builtins.str
+    """Why the session cannot go on, where it cannot, e.g. ENGINE_CHANGED."""
     @property
     def column_crcs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Running digests of the declared columns at applied_events."""
@@ -238,8 +271,9 @@ class SessionStatus(google.protobuf.message.Message):
         column_crcs: collections.abc.Iterable[builtins.int] | None = ...,
         state_digest: builtins.int = ...,
         label: builtins.str = ...,
+        note: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied_events", b"applied_events", "column_crcs", b"column_crcs", "committed_events", b"committed_events", "epoch", b"epoch", "label", b"label", "session_id", b"session_id", "state", b"state", "state_digest", b"state_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_events", b"applied_events", "column_crcs", b"column_crcs", "committed_events", b"committed_events", "epoch", b"epoch", "label", b"label", "note", b"note", "session_id", b"session_id", "state", b"state", "state_digest", b"state_digest"]) -> None: ...
 
 global___SessionStatus = SessionStatus
 
@@ -399,6 +433,7 @@ class StreamEventsResponse(google.protobuf.message.Message):
     ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
     OUTCOMES_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
     @property
     def opened(self) -> global___Opened:
         """Answers Open."""
@@ -415,6 +450,10 @@ class StreamEventsResponse(google.protobuf.message.Message):
     def draining(self) -> global___Draining:
         """Announces that the server is about to stop."""
 
+    @property
+    def refused(self) -> global___Refused:
+        """Refuses what was sent; the stream ends after it."""
+
     def __init__(
         self,
         *,
@@ -422,10 +461,11 @@ class StreamEventsResponse(google.protobuf.message.Message):
         acknowledgement: global___Acknowledgement | None = ...,
         outcomes: exitlab.v1.outcome_pb2.OutcomePart | None = ...,
         draining: global___Draining | None = ...,
+        refused: global___Refused | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "draining", b"draining", "message", b"message", "opened", b"opened", "outcomes", b"outcomes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "draining", b"draining", "message", b"message", "opened", b"opened", "outcomes", b"outcomes"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["opened", "acknowledgement", "outcomes", "draining"] | None: ...
+    def HasField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "draining", b"draining", "message", b"message", "opened", b"opened", "outcomes", b"outcomes", "refused", b"refused"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "draining", b"draining", "message", b"message", "opened", b"opened", "outcomes", b"outcomes", "refused", b"refused"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["opened", "acknowledgement", "outcomes", "draining", "refused"] | None: ...
 
 global___StreamEventsResponse = StreamEventsResponse
 
@@ -521,6 +561,36 @@ class Draining(google.protobuf.message.Message):
 global___Draining = Draining
 
 @typing.final
+class Refused(google.protobuf.message.Message):
+    """Refuses a message in band, with nothing of it counted. The status that ends the stream says the same."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    FIELD_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    NEXT_EVENT_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    """Reason in upper snake case, e.g. GAP, ALREADY_APPLIED, FENCED."""
+    field: builtins.str
+    """Path of the field."""
+    message: builtins.str
+    """One sentence for people."""
+    next_event: builtins.int
+    """Index of the event that the server waits for."""
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+        field: builtins.str = ...,
+        message: builtins.str = ...,
+        next_event: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["field", b"field", "message", b"message", "next_event", b"next_event", "reason", b"reason"]) -> None: ...
+
+global___Refused = Refused
+
+@typing.final
 class GetSessionRequest(google.protobuf.message.Message):
     """Asks where a session stands."""
 
@@ -547,6 +617,12 @@ class GetSessionResponse(google.protobuf.message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     CONFIG_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
+    REPLICA_ADDRESS_FIELD_NUMBER: builtins.int
+    ENGINE_FINGERPRINT_FIELD_NUMBER: builtins.int
+    replica_address: builtins.str
+    """Address of the replica that holds the session; empty for the one that answered."""
+    engine_fingerprint: builtins.str
+    """Identifies the engine's rules that the session runs under."""
     @property
     def status(self) -> global___SessionStatus:
         """Where it stands."""
@@ -565,9 +641,11 @@ class GetSessionResponse(google.protobuf.message.Message):
         status: global___SessionStatus | None = ...,
         config: global___SessionConfig | None = ...,
         limits: global___Limits | None = ...,
+        replica_address: builtins.str = ...,
+        engine_fingerprint: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["config", b"config", "limits", b"limits", "status", b"status"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["config", b"config", "limits", b"limits", "status", b"status"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["config", b"config", "engine_fingerprint", b"engine_fingerprint", "limits", b"limits", "replica_address", b"replica_address", "status", b"status"]) -> None: ...
 
 global___GetSessionResponse = GetSessionResponse
 

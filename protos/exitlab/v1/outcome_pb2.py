@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from exitlab.v1 import policy_pb2 as exitlab_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65xitlab/v1/outcome.proto\x12\nexitlab.v1\x1a\x17\x65xitlab/v1/policy.proto\"\xeb\x02\n\x08\x44\x65\x63ision\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06\x65xited\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\r\x12)\n\nsub_reason\x18\x04 \x01(\x0e\x32\x15.exitlab.v1.SubReason\x12)\n\nexit_class\x18\x05 \x01(\x0e\x32\x15.exitlab.v1.ExitClass\x12\x10\n\x08\x65mulated\x18\x06 \x01(\x08\x12\x12\n\nreexecuted\x18\x07 \x01(\x08\x12\x15\n\rwindow_opened\x18\x08 \x01(\x08\x12\x15\n\rwindow_closed\x18\t \x01(\x08\x12 \n\x05story\x18\n \x01(\x0e\x32\x11.exitlab.v1.Story\x12\x34\n\x0fsynchronization\x18\x0b \x01(\x0b\x32\x1b.exitlab.v1.OperationCounts\x12-\n\x08standing\x18\x0c \x01(\x0b\x32\x1b.exitlab.v1.OperationCounts\"\xd9\x01\n\x0bOutcomePart\x12\x13\n\x0b\x66irst_event\x18\x01 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\r\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x11\n\tdecisions\x18\x04 \x01(\x0c\x12\x0f\n\x07stories\x18\x05 \x01(\x0c\x12\x14\n\x0cstory_values\x18\x06 \x03(\x06\x12+\n\rnew_decisions\x18\x07 \x03(\x0b\x32\x14.exitlab.v1.Decision\x12\x14\n\x0cis_last_part\x18\x08 \x01(\x08\x12\x15\n\rundefined_dr6\x18\t \x03(\x07*\x9a\x01\n\x0cOutcomeLevel\x12\x1d\n\x19OUTCOME_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n\x15OUTCOME_LEVEL_SUMMARY\x10\x01\x12\x1b\n\x17OUTCOME_LEVEL_REFERENCE\x10\x02\x12\x1b\n\x17OUTCOME_LEVEL_DECISIONS\x10\x03\x12\x16\n\x12OUTCOME_LEVEL_FULL\x10\x04*\xb1\x01\n\x05Story\x12\x15\n\x11STORY_UNSPECIFIED\x10\x00\x12\x0e\n\nSTORY_READ\x10\x01\x12\x12\n\x0eSTORY_DB_FAULT\x10\x02\x12\x11\n\rSTORY_DB_TRAP\x10\x03\x12\x0c\n\x08STORY_UD\x10\x04\x12\x0c\n\x08STORY_GP\x10\x05\x12\x14\n\x10STORY_GP_SKIPPED\x10\x06\x12\x13\n\x0fSTORY_NOT_TAKEN\x10\x07\x12\x13\n\x0fSTORY_REGISTERS\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65xitlab/v1/outcome.proto\x12\nexitlab.v1\x1a\x17\x65xitlab/v1/policy.proto\"\xb8\x03\n\x08\x44\x65\x63ision\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06\x65xited\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\r\x12)\n\nsub_reason\x18\x04 \x01(\x0e\x32\x15.exitlab.v1.SubReason\x12)\n\nexit_class\x18\x05 \x01(\x0e\x32\x15.exitlab.v1.ExitClass\x12\x10\n\x08\x65mulated\x18\x06 \x01(\x08\x12\x12\n\nreexecuted\x18\x07 \x01(\x08\x12\x15\n\rwindow_opened\x18\x08 \x01(\x08\x12\x15\n\rwindow_closed\x18\t \x01(\x08\x12 \n\x05story\x18\n \x01(\x0e\x32\x11.exitlab.v1.Story\x12\x34\n\x0fsynchronization\x18\x0b \x01(\x0b\x32\x1b.exitlab.v1.OperationCounts\x12-\n\x08standing\x18\x0c \x01(\x0b\x32\x1b.exitlab.v1.OperationCounts\x12\x14\n\x0c\x65xited_again\x18\r \x01(\x08\x12\x15\n\rsecond_reason\x18\x0e \x01(\r\x12\x1e\n\x16skipped_debug_controls\x18\x0f \x01(\x08\"\xd9\x01\n\x0bOutcomePart\x12\x13\n\x0b\x66irst_event\x18\x01 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\r\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x11\n\tdecisions\x18\x04 \x01(\x0c\x12\x0f\n\x07stories\x18\x05 \x01(\x0c\x12\x14\n\x0cstory_values\x18\x06 \x03(\x06\x12+\n\rnew_decisions\x18\x07 \x03(\x0b\x32\x14.exitlab.v1.Decision\x12\x14\n\x0cis_last_part\x18\x08 \x01(\x08\x12\x15\n\rundefined_dr6\x18\t \x03(\x07*\x9a\x01\n\x0cOutcomeLevel\x12\x1d\n\x19OUTCOME_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n\x15OUTCOME_LEVEL_SUMMARY\x10\x01\x12\x1b\n\x17OUTCOME_LEVEL_REFERENCE\x10\x02\x12\x1b\n\x17OUTCOME_LEVEL_DECISIONS\x10\x03\x12\x16\n\x12OUTCOME_LEVEL_FULL\x10\x04*\xb1\x01\n\x05Story\x12\x15\n\x11STORY_UNSPECIFIED\x10\x00\x12\x0e\n\nSTORY_READ\x10\x01\x12\x12\n\x0eSTORY_DB_FAULT\x10\x02\x12\x11\n\rSTORY_DB_TRAP\x10\x03\x12\x0c\n\x08STORY_UD\x10\x04\x12\x0c\n\x08STORY_GP\x10\x05\x12\x14\n\x10STORY_GP_SKIPPED\x10\x06\x12\x13\n\x0fSTORY_NOT_TAKEN\x10\x07\x12\x13\n\x0fSTORY_REGISTERS\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'exitlab.v1.outcome_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOMELEVEL']._serialized_start=652
-  _globals['_OUTCOMELEVEL']._serialized_end=806
-  _globals['_STORY']._serialized_start=809
-  _globals['_STORY']._serialized_end=986
+  _globals['_OUTCOMELEVEL']._serialized_start=729
+  _globals['_OUTCOMELEVEL']._serialized_end=883
+  _globals['_STORY']._serialized_start=886
+  _globals['_STORY']._serialized_end=1063
   _globals['_DECISION']._serialized_start=66
-  _globals['_DECISION']._serialized_end=429
-  _globals['_OUTCOMEPART']._serialized_start=432
-  _globals['_OUTCOMEPART']._serialized_end=649
+  _globals['_DECISION']._serialized_end=506
+  _globals['_OUTCOMEPART']._serialized_start=509
+  _globals['_OUTCOMEPART']._serialized_end=726
 # @@protoc_insertion_point(module_scope)

@@ -122,6 +122,9 @@ class Decision(google.protobuf.message.Message):
     STORY_FIELD_NUMBER: builtins.int
     SYNCHRONIZATION_FIELD_NUMBER: builtins.int
     STANDING_FIELD_NUMBER: builtins.int
+    EXITED_AGAIN_FIELD_NUMBER: builtins.int
+    SECOND_REASON_FIELD_NUMBER: builtins.int
+    SKIPPED_DEBUG_CONTROLS_FIELD_NUMBER: builtins.int
     number: builtins.int
     """Its number in this lane of this session."""
     exited: builtins.bool
@@ -142,6 +145,12 @@ class Decision(google.protobuf.message.Message):
     """Whether a debug-register window closed."""
     story: global___Story.ValueType
     """What the guest saw."""
+    exited_again: builtins.bool
+    """Whether a MOV DR that exited and was run again faulted, and exited for that too."""
+    second_reason: builtins.int
+    """The reason of that second exit, in the vendor's numbering."""
+    skipped_debug_controls: builtins.bool
+    """Whether an entry of this event skipped the debug controls."""
     @property
     def synchronization(self) -> exitlab.v1.policy_pb2.OperationCounts:
         """Operations that opened or closed a window, entries included."""
@@ -165,9 +174,12 @@ class Decision(google.protobuf.message.Message):
         story: global___Story.ValueType = ...,
         synchronization: exitlab.v1.policy_pb2.OperationCounts | None = ...,
         standing: exitlab.v1.policy_pb2.OperationCounts | None = ...,
+        exited_again: builtins.bool = ...,
+        second_reason: builtins.int = ...,
+        skipped_debug_controls: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["standing", b"standing", "synchronization", b"synchronization"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["emulated", b"emulated", "exit_class", b"exit_class", "exited", b"exited", "number", b"number", "reason", b"reason", "reexecuted", b"reexecuted", "standing", b"standing", "story", b"story", "sub_reason", b"sub_reason", "synchronization", b"synchronization", "window_closed", b"window_closed", "window_opened", b"window_opened"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["emulated", b"emulated", "exit_class", b"exit_class", "exited", b"exited", "exited_again", b"exited_again", "number", b"number", "reason", b"reason", "reexecuted", b"reexecuted", "second_reason", b"second_reason", "skipped_debug_controls", b"skipped_debug_controls", "standing", b"standing", "story", b"story", "sub_reason", b"sub_reason", "synchronization", b"synchronization", "window_closed", b"window_closed", "window_opened", b"window_opened"]) -> None: ...
 
 global___Decision = Decision
 

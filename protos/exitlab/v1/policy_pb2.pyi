@@ -157,6 +157,8 @@ class _SubReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """An exit that no event records but that the next event implies: the host had to take a vCPU out
     of the guest.
     """
+    SUB_REASON_DEVICE_MEMORY: _SubReason.ValueType  # 5
+    """An access to an emulated device's memory outside the local APIC's page."""
 
 class SubReason(_SubReason, metaclass=_SubReasonEnumTypeWrapper):
     """What splits one exit reason into several."""
@@ -173,6 +175,8 @@ SUB_REASON_KICK: SubReason.ValueType  # 4
 """An exit that no event records but that the next event implies: the host had to take a vCPU out
 of the guest.
 """
+SUB_REASON_DEVICE_MEMORY: SubReason.ValueType  # 5
+"""An access to an emulated device's memory outside the local APIC's page."""
 global___SubReason = SubReason
 
 @typing.final
@@ -221,7 +225,9 @@ class MomentTable(google.protobuf.message.Message):
 
     @property
     def sizes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Number of values of each input, in the same order."""
+        """Number of values of each input, in the same order. Fewer than this version knows are legal: a value
+        that the author did not know is answered as the last that he did.
+        """
 
     @property
     def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -269,7 +275,9 @@ global___ActionCost = ActionCost
 
 @typing.final
 class ClassRule(google.protobuf.message.Message):
-    """How the class of an exit is chosen: the first rule that fits decides."""
+    """How the class of an exit is chosen: the first rule that fits decides. A signal has no reason, so no
+    rule is about it.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -303,7 +311,10 @@ class DeclaredDeviation(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     rule: builtins.str
-    """Name of the engine's deviation, e.g. GD_BEFORE_UD."""
+    """Name of the engine's deviation:
+    CHECK_ORDER, GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, EMULATED_MASKS, STALE_EFFECTIVE, RAW_READS,
+    SKIPS_ON_FAULT, FULL_OPERAND, SHADOW_KEEPS_GD.
+    """
     text: builtins.str
     """When it applies and what then differs."""
     source: builtins.str
@@ -378,7 +389,14 @@ class PolicyTable(google.protobuf.message.Message):
     """Whether the policy refuses changes of the guest's debug registers from outside."""
     @property
     def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Names of the micro-actions; bit i of a row stands for the i-th name."""
+        """Names of the micro-actions; bit i of a row stands for the i-th name. A row's actions are always
+        taken in this order, whatever theirs:
+        HOST_SAVE, ZERO_DR7, SAVE_DR0_3, SAVE_DR6, SAVE_DR7, RESET_DR6, ARM, MERGE_DB_SHADOW,
+        EMULATE, INJECT, EFFECTIVE, EFFECTIVE_RAW, EFFECTIVE_MERGED, RECOMPUTE, LOAD_DR0_3,
+        LOAD_DR6, CLEAN_DR6, LOAD_DR7, MERGE_DB_HARDWARE, WRITE_THROUGH, HOST_RESTORE,
+        HOST_RESTORE_SAVED, DR7_ON, DR7_OFF, READ_DR7, READ_DR6, CONTROLS_OFF, CONTROLS_ON, DISARM,
+        REEXECUTE, STAY.
+        """
 
     @property
     def moments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MomentTable]:
@@ -406,7 +424,9 @@ class PolicyTable(google.protobuf.message.Message):
 
     @property
     def quirks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Names of the engine's emulation quirks that apply, e.g. GD_KEEPS_TRAP_BITS."""
+        """Names of the engine's emulation quirks that apply:
+        GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, SKIPS_ON_FAULT, FULL_OPERAND.
+        """
 
     @property
     def deviations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeclaredDeviation]:

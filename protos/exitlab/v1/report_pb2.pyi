@@ -464,6 +464,7 @@ class LaneReport(google.protobuf.message.Message):
     DECLARED_FIELD_NUMBER: builtins.int
     STORY_DIGEST_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
+    OPEN_WINDOWS_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """The policy's name."""
     vendor: exitlab.v1.policy_pb2.Vendor.ValueType
@@ -484,6 +485,8 @@ class LaneReport(google.protobuf.message.Message):
     """Digest of the lane's story."""
     note: builtins.str
     """Why the lane is not comparable, where it is not."""
+    open_windows: builtins.int
+    """Windows that are still open at the end; they are in no bucket of window_sizes."""
     @property
     def features(self) -> exitlab.v1.policy_pb2.CpuFeatures:
         """The CPU features."""
@@ -532,9 +535,10 @@ class LaneReport(google.protobuf.message.Message):
         declared: collections.abc.Iterable[global___DeclaredCount] | None = ...,
         story_digest: builtins.int = ...,
         note: builtins.str = ...,
+        open_windows: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["features", b"features", "first_divergence", b"first_divergence"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["claims_correct", b"claims_correct", "declared", b"declared", "diverged_events", b"diverged_events", "features", b"features", "first_divergence", b"first_divergence", "host_blind", b"host_blind", "intercept_switches", b"intercept_switches", "latent_hazards", b"latent_hazards", "leaks", b"leaks", "note", b"note", "patterns", b"patterns", "policy", b"policy", "story_digest", b"story_digest", "vcpus", b"vcpus", "vendor", b"vendor", "verdict", b"verdict", "window_sizes", b"window_sizes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["claims_correct", b"claims_correct", "declared", b"declared", "diverged_events", b"diverged_events", "features", b"features", "first_divergence", b"first_divergence", "host_blind", b"host_blind", "intercept_switches", b"intercept_switches", "latent_hazards", b"latent_hazards", "leaks", b"leaks", "note", b"note", "open_windows", b"open_windows", "patterns", b"patterns", "policy", b"policy", "story_digest", b"story_digest", "vcpus", b"vcpus", "vendor", b"vendor", "verdict", b"verdict", "window_sizes", b"window_sizes"]) -> None: ...
 
 global___LaneReport = LaneReport
 
