@@ -51,6 +51,7 @@ from hypervisor_svc.engine import profile
 from hypervisor_svc.engine.records import (
     ACCOUNT_EXIT,
     ACCOUNT_HOST,
+    ACCOUNT_SIGNAL,
     ARMED,
     BELIEF,
     BILL_ROWS,
@@ -274,7 +275,7 @@ _REEXECUTED: Final = U64(KEY_REEXECUTED)
 _OPENED: Final = U64(KEY_OPENED)
 _CLOSED: Final = U64(KEY_CLOSED)
 _SECOND: Final = U64(KEY_SECOND)
-_SIGNAL_KEY: Final = U64(profile.ACCOUNT_SIGNAL << KEY_ACCOUNT_SHIFT)
+_SIGNAL_KEY: Final = U64(ACCOUNT_SIGNAL << KEY_ACCOUNT_SHIFT)
 
 # Micro-actions as bits of a cell.
 _A_HOST_SAVE: Final = U64(1 << Action.HOST_SAVE)

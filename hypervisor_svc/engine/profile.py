@@ -28,7 +28,6 @@ FAST: Final = 1
 LIGHT: Final = 2
 HEAVY: Final = 3
 
-SUB_NONE: Final = 0
 SUB_TSC_DEADLINE: Final = 1
 SUB_X2APIC_ICR: Final = 2
 SUB_LOCAL_APIC: Final = 3
@@ -36,7 +35,6 @@ SUB_KICK: Final = 4
 SUB_DEVICE_MEMORY: Final = 5
 SUB_REASONS: Final = 6
 
-ACCOUNT_SIGNAL: Final = 4
 EXCEPTION_VECTORS: Final = 32
 CLASSED_CODES: Final = 2048  # larger reasons are light
 

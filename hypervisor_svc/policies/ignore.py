@@ -9,9 +9,6 @@ Source: Paolo Bonzini, "KVM: x86: Allow the guest to run with dirty debug regist
 from exitlab import debugreg
 from hypervisor_svc.policies.base import Policy, Vendor
 
-_AC = 17
-_MC = 18
-
 
 class Ignore(Policy):
     """Nothing at any moment."""
@@ -21,7 +18,7 @@ class Ignore(Policy):
     source = "the comparison of the kernel list mail of 9 March 2014"
     claims_correct = False
     initially_armed = False
-    intercepted_exceptions = (debugreg.VECTOR_UD, _AC, _MC)
+    intercepted_exceptions = (debugreg.VECTOR_UD, debugreg.VECTOR_AC, debugreg.VECTOR_MC)
 
     def __init__(self, vendor: Vendor) -> None:
         """Make the policy for a vendor."""

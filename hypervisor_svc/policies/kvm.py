@@ -31,9 +31,6 @@ from hypervisor_svc.engine.vocabulary import (
 )
 from hypervisor_svc.policies.base import SVM, Declared, Do, NoMemory, Policy, Sees, Vendor, do
 
-_AC: Final = 17  # alignment check
-_MC: Final = 18  # machine check
-
 _LOAD_ADDRESSES: Final = (Action.ZERO_DR7, Action.LOAD_DR0_3)
 _SAVE_ALL: Final = (Action.SAVE_DR0_3, Action.SAVE_DR6, Action.SAVE_DR7)
 _DR7_WRITABLE_BEFORE_3_17: Final = debugreg.DR7_WRITABLE & ~debugreg.DR7_RTM
@@ -217,7 +214,7 @@ class Kvm(Policy):
         intercepts_db = era.svm_intercepts_db or not self.is_svm
         self.intercepted_exceptions = (
             *((debugreg.VECTOR_DB,) if intercepts_db else ()),
-            *(debugreg.VECTOR_UD, _AC, _MC),
+            *(debugreg.VECTOR_UD, debugreg.VECTOR_AC, debugreg.VECTOR_MC),
         )
         if era.is_fast_path_there:
             self.class_rules = _SVM_FAST_5_12 if self.is_svm else _VMX_FAST_5_8

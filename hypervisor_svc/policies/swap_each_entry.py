@@ -11,9 +11,6 @@ from exitlab import debugreg
 from hypervisor_svc.engine.vocabulary import Action, Control
 from hypervisor_svc.policies.base import Do, Policy, Sees, Vendor, do
 
-_AC = 17
-_MC = 18
-
 
 class SwapEachEntry(Policy):
     """Six registers each way at every entry and exit."""
@@ -22,7 +19,7 @@ class SwapEachEntry(Policy):
     summary = "never intercepts; loads six registers at every entry and saves them at every exit"
     source = "the alternative named in the kernel list mail of 9 March 2014"
     initially_armed = False
-    intercepted_exceptions = (debugreg.VECTOR_UD, _AC, _MC)
+    intercepted_exceptions = (debugreg.VECTOR_UD, debugreg.VECTOR_AC, debugreg.VECTOR_MC)
 
     def __init__(self, vendor: Vendor) -> None:
         """Make the policy for a vendor."""

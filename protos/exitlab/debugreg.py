@@ -40,9 +40,10 @@ DR7_WRITABLE: Final = DR7_ENABLES | DR7_LE | DR7_GE | DR7_RTM | DR7_GD | DR7_CON
 CR4_DE: Final = 0x8  # debugging extensions: DR4 and DR5 are invalid, I/O breakpoints exist
 
 VECTOR_DB: Final = 1  # debug exception
-VECTOR_BP: Final = 3  # breakpoint (INT3)
 VECTOR_UD: Final = 6  # invalid opcode
 VECTOR_GP: Final = 13  # general protection
+VECTOR_AC: Final = 17  # alignment check
+VECTOR_MC: Final = 18  # machine check
 
 
 def dr7_slot_enables(slot: int) -> int:
