@@ -13,7 +13,7 @@ from hypervisor_svc.engine import records
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL, run_lane
 from hypervisor_svc.engine.profile import Profile, make_profile
 from hypervisor_svc.engine.records import Words
-from hypervisor_svc.engine.tables import Table, make_table, pack_operations, saves_at_exit
+from hypervisor_svc.engine.tables import Table, make_table, pack_operations, rung_of_saving
 from hypervisor_svc.engine.validation import Block, complete
 from hypervisor_svc.engine.vocabulary import Deviation
 
@@ -133,7 +133,7 @@ def _constants(
     lane[records.DECLARES] = table.declares
     lane[records.CHECK_ORDER] = table.check_order
     lane[records.IS_COMPUTED] = is_computed
-    lane[records.SAVES_AT_EXIT] = saves_at_exit(table)
+    lane[records.RUNG_OF_SAVING] = rung_of_saving(table)
     lane[records.RECOMPUTE_OPERATIONS] = table.recompute_operations
     lane[records.UNINTERCEPTED] = message.unintercepted_accesses
     return lane

@@ -131,9 +131,9 @@ from hypervisor_svc.engine.records import (
     RESIDENT,
     RESIDENT_ON,
     RUNG,
+    RUNG_OF_SAVING,
     SAVED,
     SAVED_OWNERS,
-    SAVES_AT_EXIT,
     SHADOW,
     SHADOW_DR6,
     SHADOW_DR7,
@@ -716,7 +716,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             elif step == _SHOW:
                 is_inside = vcpu[v, RUNG] == ZERO
                 p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
-                saves = lane[SAVES_AT_EXIT] != ZERO
+                # Inside, an exit would save what the processor holds; outside, it may have done so.
+                saves = lane[RUNG_OF_SAVING] == ONE
+                if not is_inside:
+                    saves = lane[RUNG_OF_SAVING] != ZERO and vcpu[v, RUNG] >= lane[RUNG_OF_SAVING]
                 if is_inside and (saves or source == _LIVE):
                     dr6 = physical[p, HARDWARE_DR6]
                 elif saves or source != _LIVE:

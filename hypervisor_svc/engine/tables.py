@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from exitlab.v1 import policy_pb2
-from hypervisor_svc.engine.profile import FAST, HEAVY, SUB_REASONS, ClassRule
+from hypervisor_svc.engine.profile import FAST, HEAVY, SUB_REASONS, ClassRule, make_profile
 from hypervisor_svc.engine.records import KEEP_MEMORY, READ_LIVE, READ_SHADOW, READ_SHADOW_AS_IS, Words
 from hypervisor_svc.engine.vocabulary import (
     INPUT_SIZES,
@@ -34,7 +34,15 @@ MOST_OPERATIONS: Final = 63  # of a kind in one micro-action
 _MOST_IN_AN_EXIT: Final = 255  # eight bits a count
 _OPERATION_NAMES: Final = ("DR reads", "DR writes", "VMREADs", "VMWRITEs", "MSR accesses")
 _ENTER_MOMENTS: Final = (Moment.GAIN_RESIDENCE, Moment.ENTER_SESSION, Moment.ENTER_LOOP, Moment.ENTER_GUEST)
-_RUN_AGAIN_MOMENTS: Final = (Moment.ENTER_LOOP, Moment.ENTER_GUEST)
+_LEAVE_MOMENTS: Final = (
+    Moment.LEAVE_GUEST,
+    Moment.LEAVE_LOOP,
+    Moment.LEAVE_SESSION,
+    Moment.LOSE_RESIDENCE,
+)
+_NOTHING: Final = (1 << 64) - 1  # base of a moment that does nothing
+# Crossed between a trap and the access that is run again, by the class of the exit.
+_RUN_AGAIN_MOMENTS: Final = (Moment.ENTER_GUEST, Moment.ENTER_LOOP, Moment.ENTER_SESSION)
 _SAVES: Final = (Action.SAVE_DR0_3, Action.SAVE_DR6, Action.SAVE_DR7)
 _ANSWERS: Final = (Action.EMULATE, Action.INJECT, Action.REEXECUTE, Action.WRITE_THROUGH)
 
@@ -191,36 +199,64 @@ def _check_cell(name: str, cell: _Cell, memories: int) -> None:
         raise BadTable(message)
 
 
-def _check_rearming(name: str, cells: list[_Cell]) -> None:
-    """Refuse an intercept that comes back on between a trap and the access that is run again."""
+def _classes_of_traps(rules: tuple[ClassRule, ...], *, is_svm: bool) -> tuple[int, int]:
+    """Return the lowest and the highest class that an exit of MOV DR can have."""
+    classes = make_profile(is_svm=is_svm, rules=rules).classes
+    codes = [*range(0x20, 0x28), *range(0x30, 0x38)] if is_svm else [29]
+    return int(classes[codes, 0].min()), int(classes[codes, 0].max())
+
+
+def _memories_at(cells: list[_Cell], action: Action, moments: tuple[Moment, ...]) -> dict[int | None, _Cell]:
+    """Return, by the memory that it is for (None: any), a cell of ``moments`` that takes ``action``."""
+    return {
+        cell.state.get(Input.MEMORY): cell
+        for cell in cells
+        if cell.moment in moments and action in cell.actions
+    }
+
+
+def _met(found: dict[int | None, _Cell], trap: _Cell) -> _Cell | None:
+    """Return one of the cells found that a vCPU can come to after ``trap``."""
+    memory = trap.next_memory if trap.next_memory != KEEP_MEMORY else trap.state.get(Input.MEMORY)
+    if memory is None:
+        return next(iter(found.values()), None)
+    return found.get(memory) or found.get(None)
+
+
+def _check_run_again(table: policy_pb2.PolicyTable, cells: list[_Cell], classes: tuple[int, int]) -> None:
+    """Refuse what comes between a trap and the access that is run again: an intercept, or no load."""
+    lowest, highest = classes
+    arms = _memories_at(cells, Action.ARM, _RUN_AGAIN_MOMENTS[:highest])
+    loads = _memories_at(cells, Action.LOAD_DR0_3, _RUN_AGAIN_MOMENTS[:lowest])
+    loaded = {cell.next_memory for cell in cells if Action.LOAD_DR0_3 in cell.actions} - {KEEP_MEMORY}
     for trap in cells:
-        if Action.REEXECUTE not in trap.actions:
+        if trap.moment is not Moment.DR_TRAPPED:
             continue
-        memory = trap.next_memory if trap.next_memory != KEEP_MEMORY else trap.state.get(Input.MEMORY)
-        for cell in cells:
-            is_met = memory is None or cell.state.get(Input.MEMORY, memory) == memory
-            if cell.moment in _RUN_AGAIN_MOMENTS and Action.ARM in cell.actions and is_met:
-                message = (
-                    f"{name}: at {cell.where()} the table arms what {trap.where()} let run again: the same "
-                    "access would exit for ever"
-                )
-                raise BadTable(message)
+        armed = _met(arms, trap) if Action.REEXECUTE in trap.actions else None
+        if armed is not None:
+            message = (
+                f"{table.name}: at {armed.where()} the table arms what {trap.where()} let run again: the "
+                "same access would exit for ever"
+            )
+            raise BadTable(message)
+        is_loaded = Action.LOAD_DR0_3 in trap.actions or _met(loads, trap) is not None
+        is_loaded |= trap.state.get(Input.MEMORY) in loaded  # it remembers that it has loaded
+        if Action.DISARM in trap.actions and table.claims_correct and not is_loaded:
+            message = (
+                f"{table.name}: at {trap.where()} the intercept goes off and no way back into the guest "
+                "loads its registers, yet the policy claims to be correct"
+            )
+            raise BadTable(message)
 
 
-def _read_source(trap: _Cell, cells: list[_Cell]) -> int:
+def _read_source(trap: _Cell, loads: dict[int | None, _Cell]) -> int:
     """Return where a read that this cell answers gets DR6 and DR7 from."""
     if Action.EMULATE in trap.actions:
         return READ_SHADOW_AS_IS
     if Action.REEXECUTE not in trap.actions:
         return READ_LIVE
-    if Action.LOAD_DR6 in trap.actions:
-        return READ_SHADOW
-    memory = trap.next_memory if trap.next_memory != KEEP_MEMORY else trap.state.get(Input.MEMORY)
-    for cell in cells:
-        is_met = memory is None or cell.state.get(Input.MEMORY, memory) == memory
-        if cell.moment in _ENTER_MOMENTS and Action.LOAD_DR6 in cell.actions and is_met:
-            return READ_SHADOW
-    return READ_LIVE
+    is_loaded = Action.LOAD_DR6 in trap.actions or _met(loads, trap) is not None
+    return READ_SHADOW if is_loaded else READ_LIVE
 
 
 def _check_header(table: policy_pb2.PolicyTable) -> None:
@@ -263,38 +299,25 @@ def _check_sums(name: str, cells: list[_Cell], costs: dict[Action, int], trap: i
         for cell in cells:
             total = sum(count(costs.get(action, 0)) for action in cell.actions)
             dearest[cell.moment] = max(dearest[cell.moment], total)
-        most = sum(dearest.values()) + 2 * count(trap)
+        most = 2 * (sum(dearest.values()) + count(trap))  # an event can exit twice
         if most > _MOST_IN_AN_EXIT:
-            message = (
-                f"{name}: an exit and its entry could take {most} {what}; {_MOST_IN_AN_EXIT} is the most"
-            )
+            message = f"{name}: an event could take {most} {what}; {_MOST_IN_AN_EXIT} is the most"
             raise BadTable(message)
 
 
 def _check_whole(table: policy_pb2.PolicyTable, cells: list[_Cell]) -> None:
-    _check_rearming(table.name, cells)
     used = frozenset().union(*(cell.actions for cell in cells)) if cells else frozenset()
+    problem = ""
     if Action.HOST_RESTORE_SAVED in used and Action.HOST_SAVE not in used:
-        message = f"{table.name}: restores a saved host state that nothing saves"
-        raise BadTable(message)
-    never_loads = not any(Action.LOAD_DR0_3 in cell.actions for cell in cells)
-    if table.claims_correct and not table.initially_armed and never_loads:
-        message = f"{table.name}: never intercepts and never loads, yet the policy claims to be correct"
-        raise BadTable(message)
-    for cell in cells:
-        if Action.DISARM in cell.actions and table.claims_correct:
-            loads = Action.LOAD_DR0_3 in cell.actions or any(
-                Action.LOAD_DR0_3 in other.actions for other in cells if other.moment in _ENTER_MOMENTS
-            )
-            if not loads:
-                message = (
-                    f"{table.name}: at {cell.where()} the intercept goes off and no way into the guest "
-                    "loads its registers, yet the policy claims to be correct"
-                )
-                raise BadTable(message)
-    can_trap = table.initially_armed or Action.ARM in used
-    if can_trap and not any(cell.moment is Moment.DR_TRAPPED for cell in cells):
-        message = f"{table.name}: intercepts MOV DR but has no answer at DR_TRAPPED"
+        problem = "restores a saved host state that nothing saves"
+    elif table.claims_correct and not table.initially_armed and Action.LOAD_DR0_3 not in used:
+        problem = "never intercepts and never loads, yet the policy claims to be correct"
+    elif (table.initially_armed or Action.ARM in used) and not any(
+        cell.moment is Moment.DR_TRAPPED for cell in cells
+    ):
+        problem = "intercepts MOV DR but has no answer at DR_TRAPPED"
+    if problem:
+        message = f"{table.name}: {problem}"
         raise BadTable(message)
 
 
@@ -347,6 +370,10 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
     for cell in everything:
         _check_cell(table.name, cell, len(table.memories))
     _check_whole(table, everything)
+    rules = _class_rules(table)
+    is_svm = table.vendor == policy_pb2.VENDOR_SVM
+    _check_run_again(table, everything, _classes_of_traps(rules, is_svm=is_svm))
+    dr6_loads = _memories_at(everything, Action.LOAD_DR6, _ENTER_MOMENTS)
     costs = _costs(table)
     trap = pack_operations(table.trap_operations, f"{table.name}: a trapped MOV DR")
     _check_sums(table.name, everything, costs, trap)
@@ -365,18 +392,25 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
         strides=strides,
         cells=np.array(bits or [0], np.uint64),
         next_memories=np.array([cell.next_memory for cell in everything] or [KEEP_MEMORY], np.uint8),
-        read_sources=np.array([_read_source(cell, everything) for cell in everything] or [0], np.uint8),
+        read_sources=np.array([_read_source(cell, dr6_loads) for cell in everything] or [0], np.uint8),
         cell_operations=np.array(own or [0], np.uint64),
         cell_host_operations=np.array(host or [0], np.uint64),
         recompute_operations=costs.get(Action.RECOMPUTE, 0),
         check_order=_order_codes(list(table.check_order), table.name),
         quirks=quirks,
         declares=sum({1 << _named(Deviation, rule.rule, table.name) for rule in table.deviations}),
-        class_rules=_class_rules(table),
+        class_rules=rules,
     )
 
 
-def saves_at_exit(table: Table) -> bool:
-    """Tell whether every exit saves DR6, so that the shadow is current outside the guest."""
-    base = table.bases[Moment.LEAVE_GUEST]
-    return base != ~np.uint64(0) and bool(int(table.cells[base]) >> Action.SAVE_DR6 & 1)
+def rung_of_saving(table: Table) -> int:
+    """Return the rung on whose way up DR6 is first saved, so that the shadow is current there; 0: none."""
+    bases = [int(base) for base in table.bases]
+    for rung, moment in enumerate(_LEAVE_MOMENTS, 1):
+        if bases[moment] == _NOTHING:
+            continue
+        later = [base for base in bases if bases[moment] < base < _NOTHING]
+        cells = table.cells[bases[moment] : min(later, default=len(table.cells))]
+        if any(int(cell) >> Action.SAVE_DR6 & 1 for cell in cells):
+            return rung
+    return 0

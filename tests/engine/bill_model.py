@@ -279,7 +279,7 @@ class BillModel:
         return Key(EXIT, NUMBERS[self.is_svm][name], 0, LIGHT)
 
     def _leave(self, event: Event, key: Key | None, *, is_answered: bool = False) -> None:
-        """Exit by ``key``, in the event's own class where it names one and no policy answers there."""
+        """Exit by ``key``, in the event's own class where it names one, unless it answers a MOV DR or an exception."""
         if key is None:
             return
         override = event.marks >> 6
@@ -301,7 +301,7 @@ class BillModel:
         if event.kind in MOV_DR:
             self._mov_dr(event, told.story)
         elif event.kind == EventKind.EXCEPTION:
-            self._leave(event, self._exception(event.selector), is_answered=event.selector == 1)
+            self._leave(event, self._exception(event.selector), is_answered=True)
         elif told.story in VECTOR_OF:
             self._leave(event, self._exception(1), is_answered=True)
         else:
@@ -328,7 +328,7 @@ class BillModel:
                 return
             self.enter(event.vcpu)
         if story in VECTOR_OF:
-            self._leave(event, self._exception(VECTOR_OF[story]), is_answered=VECTOR_OF[story] == 1)
+            self._leave(event, self._exception(VECTOR_OF[story]), is_answered=True)
         elif vcpu.window == "open" and not event.marks & Mark.NOT_RETIRED:
             vcpu.free += 1
 

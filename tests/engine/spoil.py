@@ -69,6 +69,12 @@ def shortened(table: Table) -> None:
     rows.next_memory = rows.next_memory[:-1]
 
 
+def armed_on_a_longer_way(table: Table) -> None:
+    """Let a MOV DR exit leave the session, and arm the intercept when that is entered again."""
+    ruled(reason=29, exit_class=policy_pb2.EXIT_CLASS_HEAVY)(table)
+    added(Moment.ENTER_SESSION, Action.ARM)(table)
+
+
 def first_next_memory(table: Table) -> None:
     """Let the first answer of a trapped MOV DR go on with a memory that is not there."""
     rows = rows_of(table, Moment.DR_TRAPPED)

@@ -190,6 +190,33 @@ def test_the_host_is_blind_in_fast_exits(vendor: int) -> None:
     assert never.host_blind == 3
 
 
+class Masking(Policy):
+    """Gives the host its registers back, then masks them further up."""
+
+    name = "masking"
+    claims_correct = False
+    initially_armed = False
+    by: Action = Action.ZERO_DR7
+
+    def leave_loop(self, sees: Sees) -> Do | None:  # noqa: ARG002  # answers alike in every state
+        """Restore the host's registers."""
+        return do(Action.HOST_RESTORE)
+
+    def leave_session(self, sees: Sees) -> Do | None:  # noqa: ARG002  # answers alike in every state
+        """Mask them."""
+        return do(self.by)
+
+
+@pytest.mark.parametrize("by", [Action.ZERO_DR7, Action.DR7_OFF])
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_actions_that_mask(vendor: int, by: Action) -> None:
+    """Both bare ways to write 0x400 to the hardware's DR7 mask the host's breakpoints."""
+    policy = Masking()
+    policy.vendor, policy.by = VENDOR_OF[vendor], by
+    lane = run(stream(HOSTED, cpuid(), event(EventKind.OUT)), policy, vendor=vendor).lanes[0]
+    assert lane.host_blind == 1
+
+
 class Reckless(Policy):
     """Turns the hardware's DR7 on again, with the guest's registers still there."""
 

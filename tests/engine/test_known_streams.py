@@ -177,6 +177,13 @@ def test_stale_dr6_after_a_fast_exit(vendor: int) -> None:
     assert (found.event, found.value, found.expected_value) == (2, 0xFFFF_0FF0, 0xFFFF_0FFF)
 
 
+def test_a_stale_dr6_is_a_hazard_at_its_entry() -> None:
+    """An entry with another DR6 than the guest's is counted, whoever reads it and when."""
+    wrong = LoadsDr6AtEachEntry(ERA_6_14, VMX, dr6_writable=debugreg.DR6_WRITABLE)
+    lane = run(stream(set_dr(6, 0xF), wrmsr(TSC_DEADLINE), event(EventKind.RDTSC)), wrong).lanes[0]
+    assert (lane.latent_hazards, lane.diverged_events, lane.verdict) == (1, 0, DIVERGED)
+
+
 def test_second_exception_after_general_detect() -> None:
     """On 3.15 a #DB that exits leaves GD set, so the handler's own first access faults again; declared."""
     rows = stream(set_dr(7, 0x2400), get_dr(0), get_dr(6), get_dr(6))

@@ -11,6 +11,7 @@ from hypervisor_svc.engine.vocabulary import Action, Moment
 from hypervisor_svc.policies.base import Policy, Sees, do, tabulate
 from tests.engine.build import (
     FULL,
+    HEAVY,
     SVM,
     VENDOR_OF,
     VENDORS,
@@ -89,6 +90,16 @@ def test_an_exception_shows_what_its_handler_would_read(kind: Callable[[int], Ot
             part = engine.feed(events.rows(at, at + 1), FULL)[0]
             if part.stories[0] in (2, 3, 4, 5):
                 assert part.story_values[0] == final_reads(engine, 0, one.vcpu), at
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_an_exception_that_leaves_the_session(vendor: int) -> None:
+    """Where the exit for an exception goes up to where registers are saved, they are found in the shadow."""
+    table = tabulate(SwapsEachRun(vendor))
+    table.classes.add(reason=0x46 if vendor == SVM else 0, exit_class=HEAVY)
+    rows = stream(host_breakpoints(dr7=0x402), event(EventKind.STATE, value=1), set_dr(6, 0xF), get_dr(4))
+    lane = run(rows, table, vendor=vendor).lanes[0]
+    assert (lane.verdict, lane.first_divergence.what) == (SAME, "")
 
 
 BURST: Final = context_switch()

@@ -145,7 +145,9 @@ def test_wrong_policies_are_found(vendor: int) -> None:
     """Where vCPUs share a CPU and use breakpoints, each policy that admits to be wrong is seen to be."""
     wrong = policies_on(vendor, correct=False)
     assert {"ignore", "kvm-3.15"} <= set(wrong)
-    found = {lane.policy: lane for report in reports(Mix(outside=False), vendor, *wrong) for lane in report.lanes}
+    found = {
+        lane.policy: lane for report in reports(Mix(outside=False), vendor, *wrong) for lane in report.lanes
+    }
     for lane in found.values():
         assert lane.verdict == DIVERGED
         assert lane.diverged_events > 0

@@ -1,15 +1,18 @@
 """A table means what is written in it, by name; and policies are tabulated by asking."""
 
 import random
+import sys
 from itertools import product
 from typing import Final
 
 import pytest
 
+from exitlab import debugreg
 from exitlab.events import EventKind
 from hypervisor_svc.engine.tables import make_table
 from hypervisor_svc.engine.vocabulary import SHOWN_INPUTS, Action, Deviation, Input, Moment
 from hypervisor_svc.policies.base import Do, Policy, PolicyError, Sees, do, tabulate
+from hypervisor_svc.policies.kvm import ERA_6_14, Kvm
 from tests.engine.build import (
     FAST,
     HEAVY,
@@ -95,6 +98,44 @@ def test_names_count_and_not_positions(policy: str, vendor: int) -> None:
     rows_ = stream([set_dr(0, 0x40), set_dr(7, 0x2401), fetch(0x40), cpuid(), get_dr(6), get_dr(7)])
     ours, theirs = run(rows_, message, shuffled, vendor=vendor).lanes
     assert ours == theirs
+
+
+class Curious(Kvm):
+    """KVM that asks for more than it needs, so that its table is large."""
+
+    asked = 0
+
+    def dr_trapped(self, sees: Sees) -> Do | None:
+        """Look around, then answer as always."""
+        for what in ("host_breakpoints", "shadow_enables", "moved", "is_write", "would_enable")[: self.asked]:
+            getattr(sees, what)
+        return super().dr_trapped(sees)
+
+
+def _calls_to_check(asked: int) -> tuple[int, int]:
+    """Return the rows of a table and the calls that its check makes."""
+    policy = Curious(ERA_6_14, VMX, dr6_writable=debugreg.DR6_WRITABLE)
+    policy.asked = asked
+    table = tabulate(policy)
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        make_table(table)
+    finally:
+        sys.setprofile(None)
+    return sum(len(rows.actions) for rows in table.moments), calls
+
+
+def test_a_large_table_is_checked_in_proportion() -> None:
+    """The work of checking a table grows with its rows, not with their square."""
+    (few, for_few), (many, for_many) = _calls_to_check(1), _calls_to_check(5)
+    assert many > 6 * few
+    assert for_many / many < 1.3 * for_few / few
 
 
 def test_a_rule_declared_twice_is_declared_once() -> None:

@@ -12,6 +12,7 @@ from tests.engine.spoil import (
     Spoil,
     added,
     append,
+    armed_on_a_longer_way,
     change,
     dear,
     first_next_memory,
@@ -32,6 +33,13 @@ DEFECTS: Final[tuple[tuple[str, str, Spoil, tuple[str, ...]], ...]] = (
         ("DR_TRAPPED (debugger=0, check=0", "re-executes"),
     ),
     ("armed again before", "kvm-6.14", added(Moment.ENTER_GUEST, Action.ARM), ("ENTER_GUEST", "DR_TRAPPED")),
+    ("armed on a longer way", "kvm-6.14", armed_on_a_longer_way, ("ENTER_SESSION", "DR_TRAPPED")),
+    (
+        "disarmed, loaded on a way not taken",
+        "kvm-6.14",
+        ruled(reason=29, exit_class=policy_pb2.EXIT_CLASS_FAST),
+        ("DR_TRAPPED", "claims to be correct"),
+    ),
     ("disarmed, never loaded", "kvm-6.14", without_loads, ("DR_TRAPPED", "claims to be correct")),
     ("ignores, claims", "ignore", put("claims_correct", True), ("claims to be correct",)),
     (
