@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from hypervisor_svc.engine.validation import Block, Checker, complete
 ENGINE_FINGERPRINT: Final = f"exitlab-engine-1-{rules_digest()}"
 LEVEL_REFERENCE: Final = 2
 _MAX_PART_BYTES: Final = 3 << 20
-_BYTES_AN_EVENT: Final = 11
+_BYTES_AN_EVENT: Final = 13
+_STORY_VALUES: Final = outcome_pb2.OutcomePart.STORY_VALUES_FIELD_NUMBER
+_UNDEFINED_DR6: Final = outcome_pb2.OutcomePart.UNDEFINED_DR6_FIELD_NUMBER
 
 Resolve = Callable[[str, policy_pb2.Vendor.ValueType, policy_pb2.CpuFeatures], policy_pb2.PolicyTable]
 
@@ -214,22 +216,36 @@ def _lane_parts(
         )
         if level >= LEVEL_FULL:
             part.stories = outcomes.stories[start:stop].tobytes()
-            part.story_values.extend(outcomes.values[start:stop].tolist())
+            _put_words(part, _STORY_VALUES, outcomes.values[start:stop].astype("<u8"))
         made.append(part)
     return made
+
+
+def _put_words(part: outcome_pb2.OutcomePart, number: int, words: np.ndarray[Any, Any]) -> None:
+    """Set a packed fixed-width field from an array: on the wire it is byte for byte the array."""
+    data = words.tobytes()
+    if data:
+        length, rest = bytearray(), len(data)
+        while rest > 0x7F:
+            length.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        length.append(rest)
+        part.MergeFromString(bytes([number << 3 | 2]) + bytes(length) + data)
 
 
 def _reference_parts(number: int, first: int, truth: Truth) -> list[outcome_pb2.OutcomePart]:
     seen = np.where((truth.stories != 0) & (truth.stories != reference.NOT_TAKEN), truth.values, np.uint64(0))
     has_undefined = bool(truth.undefined.any())
-    return [
-        outcome_pb2.OutcomePart(
+    parts = []
+    for start, stop in _slices(len(truth.stories)):
+        part = outcome_pb2.OutcomePart(
             first_event=first + start,
             event_count=stop - start,
             lane=number,
             stories=truth.stories[start:stop].tobytes(),
-            story_values=seen[start:stop].tolist(),
-            undefined_dr6=truth.undefined[start:stop].tolist() if has_undefined else (),
         )
-        for start, stop in _slices(len(truth.stories))
-    ]
+        _put_words(part, _STORY_VALUES, seen[start:stop].astype("<u8"))
+        if has_undefined:
+            _put_words(part, _UNDEFINED_DR6, truth.undefined[start:stop].astype("<u4"))
+        parts.append(part)
+    return parts

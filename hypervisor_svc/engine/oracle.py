@@ -691,8 +691,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         exit_class = _HEAVY
                     elif code < U64(classes.shape[0]):
                         exit_class = U64(classes[code, sub])
-                    if (mark >> _CLASS_SHIFT) != ZERO and handler == _NO_MOMENT:
-                        exit_class = mark >> _CLASS_SHIFT  # not of exits that the policy handles itself
+                    if (mark >> _CLASS_SHIFT) != ZERO and vector == ZERO and group != _DR:
+                        exit_class = mark >> _CLASS_SHIFT  # not of an answer to a MOV DR or an exception
                     key = code | (exit_class << _KEY_CLASS) | (sub << _KEY_SUB)
                     key |= _SIGNAL_KEY if group == _SIGNAL else _EXIT_ACCOUNT
                     vcpu[v, PENDING_KEY] = key

@@ -279,7 +279,7 @@ class BillModel:
         return Key(EXIT, NUMBERS[self.is_svm][name], 0, LIGHT)
 
     def _leave(self, event: Event, key: Key | None, *, is_answered: bool = False) -> None:
-        """Exit by ``key``, in the event's own class where it names one, unless it answers a MOV DR or an exception."""
+        """Exit by ``key``, in the class that the event names unless a policy answers it."""
         if key is None:
             return
         override = event.marks >> 6
