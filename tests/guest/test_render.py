@@ -272,7 +272,8 @@ def test_text_says_what_ran_and_what_was_found(document: dict[str, Any]) -> None
         "100 events of 110 records, 10 of them no events, seed 7, prices cheap",
         "40.0%",
         "30.0%",
-        "dear: 12 of 30 MOV DR exit (12 a wall second of a vCPU); those exits and the registers' upkeep cost 300,000 cycles; "
+        "dear: 12 of 30 MOV DR exit (12 a wall second of a vCPU); "
+        "those exits and the registers' upkeep cost 300,000 cycles; "
         "throughput is 30.0% below that of ignore.",
         "ignore is wrong, as it is known to, first at event 1,234 on vCPU 1: DR0 reads 0x1 instead of 0x2.",
         "ignore leaks: 5 times a foreign register was met.",
