@@ -221,6 +221,7 @@ _13: Final = U64(13)
 _15: Final = U64(15)
 _16: Final = U64(16)
 _32: Final = U64(32)
+_NO_VECTOR: Final = ~ZERO
 _40: Final = U64(40)
 _FFF: Final = U64(0xFFF)
 
@@ -537,7 +538,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 sub = ZERO
                 is_exit = False
                 fault = FAULT_NONE
-                vector = ZERO
+                vector = _NO_VECTOR
                 step = _DONE
                 if group == _DR:
                     is_armed = vcpu[v, ARMED] != ZERO
@@ -668,7 +669,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     code = selector
                 elif group == _SIGNAL:
                     is_exit = True
-                if vector != ZERO:
+                if vector != _NO_VECTOR:
                     step = _DELIVER
                     is_taken = vector < _32 and ((lane[INTERCEPTED] >> vector) & ONE) != ZERO
                     if vector == ONE and (is_svm or not is_taken):
@@ -691,7 +692,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         exit_class = _HEAVY
                     elif code < U64(classes.shape[0]):
                         exit_class = U64(classes[code, sub])
-                    if (mark >> _CLASS_SHIFT) != ZERO and vector == ZERO and group != _DR:
+                    if (mark >> _CLASS_SHIFT) != ZERO and vector == _NO_VECTOR and group != _DR:
                         exit_class = mark >> _CLASS_SHIFT  # not of an answer to a MOV DR or an exception
                     key = code | (exit_class << _KEY_CLASS) | (sub << _KEY_SUB)
                     key |= _SIGNAL_KEY if group == _SIGNAL else _EXIT_ACCOUNT

@@ -268,7 +268,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 u64 sub = 0;
                 is_exit = false;
                 u64 fault = FAULT_NONE;
-                u64 vector = 0;
+                u64 vector = K_NO_VECTOR;
                 step = K_DONE;
                 if (group == K_DR) {
                     bool is_armed = vcpu[v][ARMED] != 0;
@@ -411,7 +411,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 } else if (group == K_SIGNAL) {
                     is_exit = true;
                 }
-                if (vector != 0) {
+                if (vector != K_NO_VECTOR) {
                     step = K_DELIVER;
                     bool is_taken = vector < 32 && ((lane[INTERCEPTED] >> vector) & 1) != 0;
                     if (vector == 1 && (is_svm || !is_taken)) {
@@ -441,7 +441,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     } else if (code < classes_size) {
                         exit_class = classes[code][sub];
                     }
-                    if ((mark >> K_CLASS_SHIFT) != 0 && vector == 0 && group != K_DR) {
+                    if ((mark >> K_CLASS_SHIFT) != 0 && vector == K_NO_VECTOR && group != K_DR) {
                         exit_class = mark >> K_CLASS_SHIFT; /* not of an answer to a MOV DR or an exception */
                     }
                     key = code | (exit_class << K_KEY_CLASS) | (sub << K_KEY_SUB);

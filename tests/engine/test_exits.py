@@ -39,6 +39,7 @@ from tests.engine.build import (
     set_debugregs,
     set_dr,
     stream,
+    table_of,
     windows,
     wrmsr,
 )
@@ -119,6 +120,17 @@ def test_exceptions(vendor: int, vector: int) -> None:
         is_caught = vector in (6, 17, 18) or (vector == 1 and CATCHES[lane.policy, vendor])
         reason = 0x40 + vector if vendor == SVM else 0
         assert exits(lane) == ({reason: 1} if is_caught else {})
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_any_vector_can_be_intercepted(vendor: int) -> None:
+    """A table may intercept any exception, the divide error with its vector of 0 included."""
+    table = table_of("kvm-6.14", vendor)
+    table.intercepted_exceptions = 0xFFFF_FFFF
+    for vector in range(32):
+        rows = stream(event(EventKind.EXCEPTION, selector=vector, value=0xFFFF_0FF1))
+        lane = run(rows, table, vendor=vendor, computed=False).lanes[0]
+        assert exits(lane) == {0x40 + vector if vendor == SVM else 0: 1}, vector
 
 
 def test_a_recorded_exit_is_its_own_reason() -> None:
