@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -51,8 +52,21 @@ def cache_folder() -> Path:
     return base / _code_digest()
 
 
+def _is_usable(folder: Path) -> bool:
+    """Make a folder and tell whether code can be kept in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 IS_PLAIN: Final = bool(numba.config.DISABLE_JIT)
-if not IS_PLAIN:
+# Where the folder cannot be used, numba would choose others, which do not see every edit: so nothing
+# is kept then.
+_IS_KEPT: Final = not IS_PLAIN and _is_usable(cache_folder())
+if _IS_KEPT:
     numba.config.CACHE_DIR = str(cache_folder())
 
 
@@ -63,7 +77,10 @@ def _say_compiling() -> None:
     """Tell once, on standard error, why this start takes long."""
     global _is_said  # noqa: PLW0603  # once a process
     if not (_is_said or IS_PLAIN or is_cached()):
-        print("compiling the engine, once for this version (about 20 s)", file=sys.stderr, flush=True)
+        often = (
+            "once for this version" if _IS_KEPT else f"at every start, as {cache_folder()} cannot be written"
+        )
+        print(f"compiling the engine, {often} (about 20 s)", file=sys.stderr, flush=True)
     _is_said = True
 
 
@@ -76,7 +93,7 @@ def compiled(signature: Any = None) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": _IS_KEPT}
         if signature is None:
             return numba.njit(**options)(function)
         _say_compiling()

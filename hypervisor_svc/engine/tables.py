@@ -30,6 +30,7 @@ from hypervisor_svc.engine.vocabulary import (
 )
 
 MAX_MEMORIES: Final = 8
+MAX_STATES: Final = 8192  # of one moment; a table of the package has a few hundred
 MOST_OPERATIONS: Final = 63  # of a kind in one micro-action
 _MOST_IN_AN_EXIT: Final = 255  # eight bits a count
 _OPERATION_NAMES: Final = ("DR reads", "DR writes", "VMREADs", "VMWRITEs", "MSR accesses")
@@ -143,6 +144,9 @@ def _moment_cells(
         or (inputs and sizes[:1] != known[:1] and inputs[0] is Input.MEMORY)
     ):
         message = f"{name}: {moment.name} has input sizes {sizes}, expected at most {known}"
+        raise BadTable(message)
+    if math.prod(known) > MAX_STATES:
+        message = f"{name}: {moment.name} tells {math.prod(known)} states apart; {MAX_STATES} is the most"
         raise BadTable(message)
     count = math.prod(sizes)
     if len(rows.actions) != count or len(rows.next_memory) != count:
