@@ -14,4 +14,6 @@ class Story(IntEnum):
     GP = 5
     GP_SKIPPED = 6
     NOT_TAKEN = 7
-    REGISTERS = 8
+    REGISTERS = 8  # a digest of the six
+    BP = 9
+    VMEXIT = 10  # cause of a #DB (SVM: DR6) | the nested DR7 that L1 finds << 32

@@ -212,6 +212,12 @@ class Quirk(IntFlag):
     DB_KEEPS_GD = 1 << 1  # merging a #DB does not clear GD
     SKIPS_ON_FAULT = 1 << 2  # an emulated access that faults moves the instruction pointer on
     FULL_OPERAND = 1 << 3  # emulation takes 64 bits of a 32-bit operand
+    STOP_WITHOUT_RTM = 1 << 4  # a host debugger is told a DR6 whose RTM bit is clear
+    STOP_SHOWS_SHADOW = 1 << 5  # told of general detect with the guest's own DR6
+    STOP_UNWRITTEN = 1 << 6  # told nothing: DR6 and DR7 of a processor's #DB are not filled in
+    INT1_NOT_SKIPPED = 1 << 7  # an INT1 that exits is raised before it, not after it
+    NESTED_TRAPS_FIRST = 1 << 8  # what L1 wants is answered by the table once before L1 gets it
+    NESTED_CONTROLS_ALWAYS = 1 << 9  # nested entries and exits always switch DR7
 
 
 class Deviation(IntEnum):
@@ -226,3 +232,7 @@ class Deviation(IntEnum):
     SKIPS_ON_FAULT = 6
     FULL_OPERAND = 7
     SHADOW_KEEPS_GD = 8  # the processor cleared GD, the shadow did not
+    IO_BREAKPOINT = 9  # an I/O instruction that exits matches no breakpoint
+    INT1_AS_DB = 10  # an INT1 that exits is raised as a #DB without a cause
+    OPEN_SURVIVES_DEBUGGER = 11  # a window that is about to open stays so when a debugger takes over
+    NESTED_CONTROLS = 12  # DR7 is switched for a nested guest although its controls say otherwise

@@ -100,7 +100,9 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_KIND_POPF: _EventKind.ValueType  # 35
     """POPF; value = the flags loaded."""
     EVENT_KIND_MOV_SS: _EventKind.ValueType  # 36
-    """MOV or POP to SS, which blocks interrupts and debug traps for one instruction."""
+    """MOV or POP to SS, which blocks interrupts and debug traps for one instruction; arg = length of its
+    memory operand in bytes or 0 for a register, value = the operand's linear address.
+    """
     EVENT_KIND_STI: _EventKind.ValueType  # 37
     """STI, which blocks interrupts for one instruction."""
     EVENT_KIND_EXCEPTION: _EventKind.ValueType  # 38
@@ -118,7 +120,9 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_KIND_EXIT: _EventKind.ValueType  # 44
     """A recorded exit; selector = its reason in the numbering of the session's leading vendor."""
     EVENT_KIND_VMRUN: _EventKind.ValueType  # 45
-    """A nested guest is entered; value = the controls of the guest hypervisor."""
+    """A nested guest is entered; value = controls of the guest hypervisor (1 it intercepts MOV DR, 2 debug
+    controls loaded, 4 saved, 8 it intercepts #DB), staged slots 5 and 4 = the nested guest's DR7 and DR6.
+    """
     EVENT_KIND_VMEXIT_TO_L1: _EventKind.ValueType  # 46
     """A nested guest is left for the guest hypervisor; selector = reason."""
     EVENT_KIND_SCHED_OUT: _EventKind.ValueType  # 47
@@ -134,7 +138,9 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_KIND_GET_DEBUGREGS: _EventKind.ValueType  # 51
     """The host reads the guest's debug registers."""
     EVENT_KIND_HOST_DEBUGGER: _EventKind.ValueType  # 52
-    """The host's debugger takes or drops the vCPU; selector = control flags, registers staged."""
+    """The host's debugger takes or drops the vCPU; selector = control flags of KVM_SET_GUEST_DEBUG, its
+    DR0 to DR3 and DR7 staged.
+    """
     EVENT_KIND_HOST_BREAKPOINTS: _EventKind.ValueType  # 53
     """The host's own breakpoints on a physical CPU change; selector = physical CPU, registers staged."""
     EVENT_KIND_RESET: _EventKind.ValueType  # 54
@@ -230,7 +236,9 @@ EVENT_KIND_IRET: EventKind.ValueType  # 34
 EVENT_KIND_POPF: EventKind.ValueType  # 35
 """POPF; value = the flags loaded."""
 EVENT_KIND_MOV_SS: EventKind.ValueType  # 36
-"""MOV or POP to SS, which blocks interrupts and debug traps for one instruction."""
+"""MOV or POP to SS, which blocks interrupts and debug traps for one instruction; arg = length of its
+memory operand in bytes or 0 for a register, value = the operand's linear address.
+"""
 EVENT_KIND_STI: EventKind.ValueType  # 37
 """STI, which blocks interrupts for one instruction."""
 EVENT_KIND_EXCEPTION: EventKind.ValueType  # 38
@@ -248,7 +256,9 @@ EVENT_KIND_SIGNAL: EventKind.ValueType  # 43
 EVENT_KIND_EXIT: EventKind.ValueType  # 44
 """A recorded exit; selector = its reason in the numbering of the session's leading vendor."""
 EVENT_KIND_VMRUN: EventKind.ValueType  # 45
-"""A nested guest is entered; value = the controls of the guest hypervisor."""
+"""A nested guest is entered; value = controls of the guest hypervisor (1 it intercepts MOV DR, 2 debug
+controls loaded, 4 saved, 8 it intercepts #DB), staged slots 5 and 4 = the nested guest's DR7 and DR6.
+"""
 EVENT_KIND_VMEXIT_TO_L1: EventKind.ValueType  # 46
 """A nested guest is left for the guest hypervisor; selector = reason."""
 EVENT_KIND_SCHED_OUT: EventKind.ValueType  # 47
@@ -264,7 +274,9 @@ EVENT_KIND_SET_DEBUGREGS: EventKind.ValueType  # 50
 EVENT_KIND_GET_DEBUGREGS: EventKind.ValueType  # 51
 """The host reads the guest's debug registers."""
 EVENT_KIND_HOST_DEBUGGER: EventKind.ValueType  # 52
-"""The host's debugger takes or drops the vCPU; selector = control flags, registers staged."""
+"""The host's debugger takes or drops the vCPU; selector = control flags of KVM_SET_GUEST_DEBUG, its
+DR0 to DR3 and DR7 staged.
+"""
 EVENT_KIND_HOST_BREAKPOINTS: EventKind.ValueType  # 53
 """The host's own breakpoints on a physical CPU change; selector = physical CPU, registers staged."""
 EVENT_KIND_RESET: EventKind.ValueType  # 54
@@ -356,7 +368,9 @@ class Event(google.protobuf.message.Message):
     arg: builtins.int
     """Register, width or length, by kind; 0 to 255."""
     modes: builtins.int
-    """Mode bits: 0-1 CPL, 2 TF, 3 RF, 4 interrupt shadow, 5 operand of 32 bits."""
+    """Mode bits: 0-1 CPL, 2 TF (the instruction that retires with this event is stepped), 3 RF, 4 shadow of a
+    MOV SS, 5 operand of 32 bits.
+    """
     marks: builtins.int
     """Mark bits: 0 value unknown, 1 value expected, 2 known to have retired, 3 not retired,
     4 only if the last unconditional event of this vCPU faulted, 5 only if it did not,

@@ -78,6 +78,12 @@ class _StoryEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     """The event was conditional and did not happen."""
     STORY_REGISTERS: _Story.ValueType  # 8
     """The host read the guest's debug registers; the story value is a digest of the six."""
+    STORY_BP: _Story.ValueType  # 9
+    """A breakpoint exception (vector 3) after the instruction; story value as for DB_FAULT."""
+    STORY_VMEXIT: _Story.ValueType  # 10
+    """A nested guest was left for its hypervisor; the story value is the nested guest's DR7 that L1 finds
+    in bits 32-63, and the cause of a debug exception (SVM: DR6) in bits 0-31.
+    """
 
 class Story(_Story, metaclass=_StoryEnumTypeWrapper):
     """What the guest sees of an event. Numbers fit a byte."""
@@ -102,6 +108,12 @@ STORY_NOT_TAKEN: Story.ValueType  # 7
 """The event was conditional and did not happen."""
 STORY_REGISTERS: Story.ValueType  # 8
 """The host read the guest's debug registers; the story value is a digest of the six."""
+STORY_BP: Story.ValueType  # 9
+"""A breakpoint exception (vector 3) after the instruction; story value as for DB_FAULT."""
+STORY_VMEXIT: Story.ValueType  # 10
+"""A nested guest was left for its hypervisor; the story value is the nested guest's DR7 that L1 finds
+in bits 32-63, and the cause of a debug exception (SVM: DR6) in bits 0-31.
+"""
 global___Story = Story
 
 @typing.final

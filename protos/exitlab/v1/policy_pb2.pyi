@@ -313,7 +313,8 @@ class DeclaredDeviation(google.protobuf.message.Message):
     rule: builtins.str
     """Name of the engine's deviation:
     CHECK_ORDER, GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, EMULATED_MASKS, STALE_EFFECTIVE, RAW_READS,
-    SKIPS_ON_FAULT, FULL_OPERAND, SHADOW_KEEPS_GD.
+    SKIPS_ON_FAULT, FULL_OPERAND, SHADOW_KEEPS_GD, IO_BREAKPOINT, INT1_AS_DB,
+    OPEN_SURVIVES_DEBUGGER, NESTED_CONTROLS.
     """
     text: builtins.str
     """When it applies and what then differs."""
@@ -359,6 +360,8 @@ class PolicyTable(google.protobuf.message.Message):
     CLUSTER_ACCESSES_FIELD_NUMBER: builtins.int
     UNINTERCEPTED_ACCESSES_FIELD_NUMBER: builtins.int
     REFUSES_SET_DEBUGREGS_FIELD_NUMBER: builtins.int
+    REFUSES_DEBUGGER_FIELD_NUMBER: builtins.int
+    SUPPORTS_NESTING_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name for reports."""
     vendor: global___Vendor.ValueType
@@ -387,6 +390,10 @@ class PolicyTable(google.protobuf.message.Message):
     """Bit n: MOV to or from DRn is never intercepted by this policy (n = 0 to 7 reads, 8 to 15 writes)."""
     refuses_set_debugregs: builtins.bool
     """Whether the policy refuses changes of the guest's debug registers from outside."""
+    refuses_debugger: builtins.bool
+    """Whether the policy has no host debugger: HOST_DEBUGGER is refused."""
+    supports_nesting: builtins.bool
+    """Whether the policy runs nested guests; without it VMRUN is refused."""
     @property
     def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the micro-actions; bit i of a row stands for the i-th name. A row's actions are always
@@ -408,7 +415,9 @@ class PolicyTable(google.protobuf.message.Message):
 
     @property
     def check_order(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The order in which the hypervisor tests a trapped MOV DR: names among UD, GP, GD."""
+        """The order in which the hypervisor tests a trapped MOV DR: names among UD, GP, GD, each at most once;
+        one that is left out is not tested.
+        """
 
     @property
     def classes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClassRule]:
@@ -425,7 +434,9 @@ class PolicyTable(google.protobuf.message.Message):
     @property
     def quirks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the engine's emulation quirks that apply:
-        GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, SKIPS_ON_FAULT, FULL_OPERAND.
+        GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, SKIPS_ON_FAULT, FULL_OPERAND, STOP_WITHOUT_RTM,
+        STOP_SHOWS_SHADOW, STOP_UNWRITTEN, INT1_NOT_SKIPPED, NESTED_TRAPS_FIRST,
+        NESTED_CONTROLS_ALWAYS.
         """
 
     @property
@@ -458,9 +469,11 @@ class PolicyTable(google.protobuf.message.Message):
         cluster_accesses: builtins.int = ...,
         unintercepted_accesses: builtins.int = ...,
         refuses_set_debugregs: builtins.bool = ...,
+        refuses_debugger: builtins.bool = ...,
+        supports_nesting: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["trap_operations", b"trap_operations"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actions", b"actions", "check_order", b"check_order", "claims_correct", b"claims_correct", "classes", b"classes", "cluster_accesses", b"cluster_accesses", "cluster_gap_cycles", b"cluster_gap_cycles", "costs", b"costs", "deviations", b"deviations", "emulated_dr6_fixed", b"emulated_dr6_fixed", "emulated_dr6_writable", b"emulated_dr6_writable", "emulated_dr7_writable", b"emulated_dr7_writable", "initially_armed", b"initially_armed", "intercepted_exceptions", b"intercepted_exceptions", "memories", b"memories", "moments", b"moments", "name", b"name", "quirks", b"quirks", "refuses_set_debugregs", b"refuses_set_debugregs", "source", b"source", "summary", b"summary", "trap_operations", b"trap_operations", "unintercepted_accesses", b"unintercepted_accesses", "vendor", b"vendor"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actions", b"actions", "check_order", b"check_order", "claims_correct", b"claims_correct", "classes", b"classes", "cluster_accesses", b"cluster_accesses", "cluster_gap_cycles", b"cluster_gap_cycles", "costs", b"costs", "deviations", b"deviations", "emulated_dr6_fixed", b"emulated_dr6_fixed", "emulated_dr6_writable", b"emulated_dr6_writable", "emulated_dr7_writable", b"emulated_dr7_writable", "initially_armed", b"initially_armed", "intercepted_exceptions", b"intercepted_exceptions", "memories", b"memories", "moments", b"moments", "name", b"name", "quirks", b"quirks", "refuses_debugger", b"refuses_debugger", "refuses_set_debugregs", b"refuses_set_debugregs", "source", b"source", "summary", b"summary", "supports_nesting", b"supports_nesting", "trap_operations", b"trap_operations", "unintercepted_accesses", b"unintercepted_accesses", "vendor", b"vendor"]) -> None: ...
 
 global___PolicyTable = PolicyTable
 

@@ -381,6 +381,7 @@ class VcpuReport(google.protobuf.message.Message):
     WINDOWS_FIELD_NUMBER: builtins.int
     EXITS_BY_CLASS_FIELD_NUMBER: builtins.int
     REGISTERS_FIELD_NUMBER: builtins.int
+    MOV_DR_CLUSTERED_FIELD_NUMBER: builtins.int
     vcpu: builtins.int
     """The vCPU."""
     guest_cycles: builtins.int
@@ -391,6 +392,8 @@ class VcpuReport(google.protobuf.message.Message):
     """MOV DR that exited."""
     windows: builtins.int
     """Debug-register windows opened."""
+    mov_dr_clustered: builtins.int
+    """MOV DR that were emulated together with an earlier one, without an exit of their own."""
     @property
     def exits_by_class(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Exits by class: fast, light, heavy."""
@@ -409,9 +412,10 @@ class VcpuReport(google.protobuf.message.Message):
         windows: builtins.int = ...,
         exits_by_class: collections.abc.Iterable[builtins.int] | None = ...,
         registers: global___DebugRegisters | None = ...,
+        mov_dr_clustered: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["registers", b"registers"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["exits_by_class", b"exits_by_class", "guest_cycles", b"guest_cycles", "mov_dr_executed", b"mov_dr_executed", "mov_dr_trapped", b"mov_dr_trapped", "registers", b"registers", "vcpu", b"vcpu", "windows", b"windows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exits_by_class", b"exits_by_class", "guest_cycles", b"guest_cycles", "mov_dr_clustered", b"mov_dr_clustered", "mov_dr_executed", b"mov_dr_executed", "mov_dr_trapped", b"mov_dr_trapped", "registers", b"registers", "vcpu", b"vcpu", "windows", b"windows"]) -> None: ...
 
 global___VcpuReport = VcpuReport
 
@@ -465,6 +469,8 @@ class LaneReport(google.protobuf.message.Message):
     STORY_DIGEST_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
     OPEN_WINDOWS_FIELD_NUMBER: builtins.int
+    DEBUG_EXITS_FIELD_NUMBER: builtins.int
+    REFUSED_CONTROLS_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """The policy's name."""
     vendor: exitlab.v1.policy_pb2.Vendor.ValueType
@@ -487,6 +493,10 @@ class LaneReport(google.protobuf.message.Message):
     """Why the lane is not comparable, where it is not."""
     open_windows: builtins.int
     """Windows that are still open at the end; they are in no bucket of window_sizes."""
+    refused_controls: builtins.int
+    """Changes from outside that the policy refuses (registers set, a debugger, a nested guest); the lane is
+    then not comparable.
+    """
     @property
     def features(self) -> exitlab.v1.policy_pb2.CpuFeatures:
         """The CPU features."""
@@ -515,6 +525,10 @@ class LaneReport(google.protobuf.message.Message):
     def declared(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeclaredCount]:
         """Declared deviations that happened."""
 
+    @property
+    def debug_exits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DebugExit]:
+        """What a host debugger was told, in the order of first occurrence."""
+
     def __init__(
         self,
         *,
@@ -536,11 +550,47 @@ class LaneReport(google.protobuf.message.Message):
         story_digest: builtins.int = ...,
         note: builtins.str = ...,
         open_windows: builtins.int = ...,
+        debug_exits: collections.abc.Iterable[global___DebugExit] | None = ...,
+        refused_controls: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["features", b"features", "first_divergence", b"first_divergence"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["claims_correct", b"claims_correct", "declared", b"declared", "diverged_events", b"diverged_events", "features", b"features", "first_divergence", b"first_divergence", "host_blind", b"host_blind", "intercept_switches", b"intercept_switches", "latent_hazards", b"latent_hazards", "leaks", b"leaks", "note", b"note", "open_windows", b"open_windows", "patterns", b"patterns", "policy", b"policy", "story_digest", b"story_digest", "vcpus", b"vcpus", "vendor", b"vendor", "verdict", b"verdict", "window_sizes", b"window_sizes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["claims_correct", b"claims_correct", "debug_exits", b"debug_exits", "declared", b"declared", "diverged_events", b"diverged_events", "features", b"features", "first_divergence", b"first_divergence", "host_blind", b"host_blind", "intercept_switches", b"intercept_switches", "latent_hazards", b"latent_hazards", "leaks", b"leaks", "note", b"note", "open_windows", b"open_windows", "patterns", b"patterns", "policy", b"policy", "refused_controls", b"refused_controls", "story_digest", b"story_digest", "vcpus", b"vcpus", "vendor", b"vendor", "verdict", b"verdict", "window_sizes", b"window_sizes"]) -> None: ...
 
 global___LaneReport = LaneReport
+
+@typing.final
+class DebugExit(google.protobuf.message.Message):
+    """An exit to a host debugger (KVM_EXIT_DEBUG), as often as it happened with these contents."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EXCEPTION_FIELD_NUMBER: builtins.int
+    DR6_FIELD_NUMBER: builtins.int
+    DR7_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    FIRST_EVENT_FIELD_NUMBER: builtins.int
+    exception: builtins.int
+    """The exception vector: 1 or 3."""
+    dr6: builtins.int
+    """DR6 as told; 0 where it is not filled in."""
+    dr7: builtins.int
+    """DR7 as told; 0 where it is not filled in."""
+    count: builtins.int
+    """How often. An entry with exception 0 counts those past the 63rd different contents."""
+    first_event: builtins.int
+    """The first event."""
+    def __init__(
+        self,
+        *,
+        exception: builtins.int = ...,
+        dr6: builtins.int = ...,
+        dr7: builtins.int = ...,
+        count: builtins.int = ...,
+        first_event: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "dr6", b"dr6", "dr7", b"dr7", "exception", b"exception", "first_event", b"first_event"]) -> None: ...
+
+global___DebugExit = DebugExit
 
 @typing.final
 class Report(google.protobuf.message.Message):
