@@ -181,6 +181,12 @@ class Policy:
     emulated_dr7_writable: int = debugreg.DR7_WRITABLE
     quirks: Quirk = Quirk(0)
     deviations: tuple[Declared, ...] = ()
+    unintercepted_accesses: int = 0  # bit n: reads of DRn, bit n + 8: writes
+    cluster_gap_cycles: int = 0  # largest gap to a next MOV DR that STAY still emulates
+    cluster_accesses: int = 0  # most accesses in one exit; 0 for no limit
+    refuses_set_debugregs: bool = False
+    refuses_debugger: bool = True
+    supports_nesting: bool = False
 
     def gain_residence(self, sees: Sees) -> Do | None:
         """Answer when the vCPU becomes resident on a physical CPU."""
@@ -310,4 +316,10 @@ def tabulate(policy: Policy) -> policy_pb2.PolicyTable:
             policy_pb2.DeclaredDeviation(rule=declared.rule.name, text=declared.text, source=declared.source)
             for declared in policy.deviations
         ],
+        unintercepted_accesses=policy.unintercepted_accesses,
+        cluster_gap_cycles=policy.cluster_gap_cycles,
+        cluster_accesses=policy.cluster_accesses,
+        refuses_set_debugregs=policy.refuses_set_debugregs,
+        refuses_debugger=policy.refuses_debugger,
+        supports_nesting=policy.supports_nesting,
     )
