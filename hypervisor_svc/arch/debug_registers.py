@@ -33,6 +33,7 @@ DR6_RESET: Final = U64(debugreg.DR6_RESET)
 DR6_TRAP_BITS: Final = U64(debugreg.DR6_TRAP_BITS)
 DR6_CAUSES: Final = U64(debugreg.DR6_CAUSES)
 DR6_BD: Final = U64(debugreg.DR6_BD)
+DR6_BS: Final = U64(debugreg.DR6_BS)
 DR6_RTM: Final = U64(debugreg.DR6_RTM)
 DR7_RESET: Final = U64(debugreg.DR7_RESET)
 DR7_FIXED: Final = U64(debugreg.DR7_FIXED)
@@ -44,11 +45,16 @@ DR7_GD: Final = U64(debugreg.DR7_GD)
 ACCESS_FETCH: Final = U64(0)
 ACCESS_READ: Final = U64(1)
 ACCESS_WRITE: Final = U64(2)
+ACCESS_IO: Final = U64(3)
 
 _TWO: Final = U64(2)
 _THREE: Final = U64(3)
 _FOUR: Final = U64(4)
+_FIVE: Final = U64(5)
+_SEVEN: Final = U64(7)
 _EIGHT: Final = U64(8)
+_NINE: Final = U64(9)
+_ELEVEN: Final = U64(11)
 _SIXTEEN: Final = U64(16)
 
 
@@ -92,7 +98,9 @@ def _slot_matches(access, address, length, slot_address, condition):  # type: ig
     size_code = condition >> _TWO
     if access == ACCESS_FETCH:
         return kind == ZERO and size_code == ZERO and slot_address == address
-    if kind == ZERO or kind == _TWO or (kind == ONE and access == ACCESS_READ):
+    if (kind == _TWO) != (access == ACCESS_IO):
+        return False
+    if kind == ZERO or (kind == ONE and access == ACCESS_READ):
         return False
     size = ONE << size_code
     if size_code == _TWO:
@@ -108,8 +116,8 @@ def _slot_matches(access, address, length, slot_address, condition):  # type: ig
 def matching_slots(access, address, length, db0, db1, db2, db3, dr7):  # type: ignore[no-untyped-def]  # numba infers
     """Return which breakpoints match an access: enabled ones in bits 0-3, all that match in bits 4-7.
 
-    ``access`` is ACCESS_FETCH, ACCESS_READ or ACCESS_WRITE and ``length`` in bytes. An instruction
-    breakpoint with a length never matches; R/W = 10 (I/O) matches no memory access.
+    ``access`` is ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE or ACCESS_IO (of ports) and ``length`` in bytes.
+    An instruction breakpoint with a length never matches; R/W = 10 matches ports only.
     """
     hits = ZERO
     if _slot_matches(access, address, length, db0, (dr7 >> _SIXTEEN) & U64(15)):
@@ -121,6 +129,14 @@ def matching_slots(access, address, length, db0, db1, db2, db3, dr7):  # type: i
     if _slot_matches(access, address, length, db3, (dr7 >> U64(28)) & U64(15)):
         hits |= U64(0x80) | (_EIGHT if (dr7 & U64(0xC0)) != ZERO else ZERO)
     return hits
+
+
+@compiled()
+def registers_digest(db0, db1, db2, db3, dr6, dr7):  # type: ignore[no-untyped-def]  # numba infers
+    """Return 64 bits that stand for the six registers."""
+    odd = U64(0x9E37_79B9_7F4A_7C15)
+    total = db0 + db1 * _THREE + db2 * _FIVE + db3 * _SEVEN + dr6 * _NINE + dr7 * _ELEVEN
+    return total * odd
 
 
 @compiled()

@@ -15,11 +15,30 @@ import numpy as np
 
 from exitlab.events import EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.arch.controls import (
+    END_OF_FETCH,
+    INJECTS_BP,
+    INJECTS_DB,
+    LOADS_CONTROLS,
+    SAVES_CONTROLS,
+    SHADOW_CAST,
+    SHADOW_FETCHED,
+    SHADOW_NONE,
+    SHADOW_OVERDUE,
+    TAKES_DB,
+    USES_HW,
+    USES_SW,
+    WANTS_DB,
+    WANTS_MOV_DR,
+    kept_control,
+)
 from hypervisor_svc.arch.debug_registers import (
     ACCESS_FETCH,
+    ACCESS_IO,
     ACCESS_READ,
     ACCESS_WRITE,
     DR6_BD,
+    DR6_BS,
     DR6_CAUSES,
     DR6_RESET,
     DR7_ENABLES,
@@ -39,8 +58,9 @@ from hypervisor_svc.arch.debug_registers import (
     first_fault,
     matching_slots,
     mixed,
+    registers_digest,
 )
-from hypervisor_svc.arch.story import Story
+from hypervisor_svc.arch.story import Story, is_exception
 
 # A vCPU's record.
 DB: Final = 0  # DR0 to DR3 at 0 to 3
@@ -52,7 +72,14 @@ HAS_DE: Final = 8
 FAULTED: Final = 9  # the last unconditional event raised an exception
 STAGED: Final = 10  # six operands of the next host control event
 CYCLES: Final = 16
-REFERENCE_FIELDS: Final = 17
+SHADOW: Final = 17  # of MOV SS: see below
+HELD: Final = 18  # what MOV SS hit: enabled slots in bits 0-3, all that match in bits 4-7
+CONTROL: Final = 19  # of the host's debugger
+DEBUGGER_DR7: Final = 20
+NESTED: Final = 21  # a nested guest runs
+NESTED_CONTROL: Final = 22
+NESTED_DR7: Final = 23  # as the guest hypervisor finds it
+REFERENCE_FIELDS: Final = 24
 
 # Counts of the whole reference.
 EVENTS: Final = 0
@@ -77,6 +104,16 @@ _MOV_TO_CR: Final = int(EventKind.MOV_TO_CR)
 _FETCH: Final = int(EventKind.FETCH)
 _READ: Final = int(EventKind.READ)
 _WRITE: Final = int(EventKind.WRITE)
+_IN: Final = int(EventKind.IN)
+_OUTS: Final = int(EventKind.OUTS)
+_INT1: Final = int(EventKind.INT1)
+_INT3: Final = int(EventKind.INT3)
+_INTN: Final = int(EventKind.INTN)
+_MOV_SS: Final = int(EventKind.MOV_SS)
+_VMRUN: Final = int(EventKind.VMRUN)
+_VMEXIT_TO_L1: Final = int(EventKind.VMEXIT_TO_L1)
+_GET_DEBUGREGS: Final = int(EventKind.GET_DEBUGREGS)
+_HOST_DEBUGGER: Final = int(EventKind.HOST_DEBUGGER)
 _EXCEPTION: Final = int(EventKind.EXCEPTION)
 _STAGE: Final = int(EventKind.STAGE)
 _SET_DEBUGREGS: Final = int(EventKind.SET_DEBUGREGS)
@@ -95,6 +132,8 @@ _IF_FAULT: Final = U64(Mark.IF_FAULT)
 _IF_OK: Final = U64(Mark.IF_OK)
 _CPL: Final = U64(Mode.CPL)
 _RF: Final = U64(Mode.RF)
+_TF: Final = U64(Mode.TF)
+_INTERRUPT_SHADOW: Final = U64(Mode.INTERRUPT_SHADOW)
 _OPERAND_32: Final = U64(Mode.OPERAND_32)
 _TWO: Final = U64(2)
 _THREE: Final = U64(3)
@@ -102,6 +141,7 @@ _FOUR: Final = U64(4)
 _SIX: Final = U64(6)
 _SEVEN: Final = U64(7)
 _THIRTEEN: Final = U64(13)
+_15: Final = U64(15)
 _32: Final = U64(32)
 
 NOTHING: Final = U64(Story.NOTHING)
@@ -111,13 +151,16 @@ DB_TRAP: Final = U64(Story.DB_TRAP)
 UD: Final = U64(Story.UD)
 GP: Final = U64(Story.GP)
 NOT_TAKEN: Final = U64(Story.NOT_TAKEN)
+REGISTERS: Final = U64(Story.REGISTERS)
+BP: Final = U64(Story.BP)
+VMEXIT: Final = U64(Story.VMEXIT)
 
 _U8 = nt.Array(nt.uint8, 1, "C", readonly=True, aligned=False)
 _U32 = nt.Array(nt.uint32, 1, "C", readonly=True, aligned=False)
 _U64 = nt.Array(nt.uint64, 1, "C", readonly=True, aligned=False)
 _SIGNATURE = nt.void(
     *(_U8, _U8, _U8, _U8, _U8, _U32, _U32, _U64),
-    *(nt.uint64, nt.boolean, nt.boolean, nt.uint64, nt.uint8[::1]),
+    *(nt.uint64, nt.boolean, nt.boolean, nt.boolean, nt.uint64, nt.uint8[::1]),
     *(nt.uint64[:, ::1], nt.uint64[::1], nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),
 )
 
@@ -127,6 +170,7 @@ def new_reference_state(vcpus: int) -> np.ndarray[tuple[int, int], np.dtype[np.u
     state = np.zeros((vcpus, REFERENCE_FIELDS), np.uint64)
     state[:, DR6] = state[:, DR6_UNAIDED] = DR6_RESET
     state[:, DR7] = DR7_RESET
+    state[:, NESTED_DR7] = DR7_RESET
     return state
 
 
@@ -143,6 +187,7 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
     first_event,
     is_computed,
     is_leading,
+    is_svm,
     writable_dr6,
     leading_stories,
     state,
@@ -184,30 +229,63 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                 continue
         state[v, CYCLES] += U64(gap_cycles[i])
         arg = U64(args[i])
+        mode = U64(modes[i])
         value = values[i]
         story = NOTHING
         seen = ZERO
         fault = FAULT_NONE
-        cause = ZERO
-        if (kind == _MOV_TO_DR or kind == _MOV_FROM_DR) and (mark & _NOT_RETIRED) == ZERO:
+        hits = ZERO  # enabled slots that match in bits 0-3, all that match in bits 4-7
+        cause = ZERO  # of a debug exception, beside the hits
+        is_kept = False  # the exception leaves DR6 as it is
+        is_guests = kind < _FIRST_ASYNCHRONOUS
+        is_io = kind >= _IN and kind <= _OUTS
+        control = state[v, CONTROL]
+        takes_db = (control & TAKES_DB) != ZERO
+        is_nested = state[v, NESTED] != ZERO
+        nested_control = state[v, NESTED_CONTROL] if is_nested else ZERO
+        shadow = state[v, SHADOW]
+        is_fetch = kind == _FETCH and arg != END_OF_FETCH
+        is_matching = is_computed and not takes_db and (state[v, DR7] & DR7_ENABLES) != ZERO
+        is_overdue = shadow == SHADOW_OVERDUE or (shadow == SHADOW_FETCHED and is_fetch)
+        is_sure = (mark & (_RETIRED | _NOT_RETIRED)) != ZERO
+        if is_overdue and is_guests and not is_sure and state[v, HELD] != ZERO:
+            hits = state[v, HELD]
+            state[v, HELD] = ZERO
+            state[v, SHADOW] = SHADOW_NONE
+            story = DB_FAULT
+        elif (kind == _MOV_TO_DR or kind == _MOV_FROM_DR) and (mark & _NOT_RETIRED) == ZERO:
             is_alias = arg == _FOUR or arg == U64(5)
             register = arg + _TWO if is_alias else arg
             is_write = kind == _MOV_TO_DR
-            if (U64(modes[i]) & _OPERAND_32) != ZERO:
+            if (mode & _OPERAND_32) != ZERO:
                 value &= LOW_32
+            is_intercepted = (nested_control & WANTS_MOV_DR) != ZERO
+            dr7 = state[v, DEBUGGER_DR7] if (control & USES_HW) != ZERO else state[v, DR7]
             fault = first_fault(
-                is_alias and state[v, HAS_DE] != ZERO,
-                (U64(modes[i]) & _CPL) != ZERO,
-                (state[v, DR7] & DR7_GD) != ZERO,
+                is_alias and state[v, HAS_DE] != ZERO, (mode & _CPL) != ZERO, (dr7 & DR7_GD) != ZERO
             )
             is_known = (mark & _UNKNOWN) == ZERO
-            if fault == FAULT_NONE and is_write and is_known and register >= _SIX and (value >> _32) != ZERO:
+            is_too_wide = is_write and is_known and register >= _SIX and (value >> _32) != ZERO
+            if is_intercepted and (not is_svm or fault == FAULT_NONE):
+                story = VMEXIT
+                fault = FAULT_NONE
+            elif fault == FAULT_NONE and is_too_wide:
                 fault = FAULT_GP
-            if fault != FAULT_NONE and (mark & _RETIRED) != ZERO:
+            if (fault != FAULT_NONE or story == VMEXIT) and (mark & _RETIRED) != ZERO:
                 counts[CONTRADICTIONS] += ONE
                 fault = FAULT_NONE
-            if fault != FAULT_NONE:
+                story = NOTHING
+            if story == VMEXIT:
+                pass
+            elif fault == FAULT_GD:
                 cause = DR6_BD
+                # A debugger that takes it leaves the access undone, and the guest sees nothing.
+                is_taken = (control & USES_HW) != ZERO or (takes_db and is_svm)
+                story = NOTHING if is_taken else DB_FAULT
+            elif fault == FAULT_UD:
+                story = UD
+            elif fault == FAULT_GP:
+                story = GP
             elif is_write:
                 slot = register if register < _FOUR else register - _TWO
                 if (mark & _UNKNOWN) != ZERO:
@@ -224,7 +302,7 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                 slot = register if register < _FOUR else register - _TWO
                 seen = state[v, slot]
                 mask = ~ZERO
-                if (U64(modes[i]) & _OPERAND_32) != ZERO:
+                if (mode & _OPERAND_32) != ZERO:
                     seen &= LOW_32
                     mask = LOW_32
                 if register == _SIX:
@@ -247,23 +325,43 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                             counts[FIRST_REGISTER] = register
                             counts[FIRST_RECORDED] = value
                             counts[FIRST_READ] = seen
-            if fault == FAULT_UD:
-                story = UD
-            elif fault == FAULT_GP:
-                story = GP
-            elif fault == FAULT_GD:
-                story = DB_FAULT
-        elif kind == _FETCH or kind == _READ or kind == _WRITE:
-            is_resumed = kind == _FETCH and (U64(modes[i]) & _RF) != ZERO
-            if is_computed and not is_resumed and (state[v, DR7] & DR7_ENABLES) != ZERO:
-                access = ACCESS_FETCH if kind == _FETCH else (ACCESS_READ if kind == _READ else ACCESS_WRITE)
+        elif kind == _FETCH or kind == _READ or kind == _WRITE or is_io:
+            address = U64(selectors[i]) if is_io else value
+            access = ACCESS_IO
+            is_blocked = is_io and (state[v, HAS_DE] == ZERO or arg == ZERO)
+            if kind == _FETCH:
+                access = ACCESS_FETCH
+                # On VMX the shadow of MOV SS covers a code breakpoint on the next instruction.
+                is_shaded = shadow == SHADOW_CAST or (mode & _INTERRUPT_SHADOW) != ZERO
+                is_blocked = not is_fetch or (mode & _RF) != ZERO or (is_shaded and not is_svm)
+            elif kind == _READ:
+                access = ACCESS_READ
+            elif kind == _WRITE:
+                access = ACCESS_WRITE
+            if is_matching and not is_blocked:
                 hits = matching_slots(
-                    access, value, arg, state[v, 0], state[v, 1], state[v, 2], state[v, 3], state[v, DR7]
+                    access, address, arg, state[v, 0], state[v, 1], state[v, 2], state[v, 3], state[v, DR7]
                 )
-                if (hits & U64(15)) != ZERO:
-                    cause = hits >> _FOUR
-                    state[v, UNDEFINED] = (state[v, UNDEFINED] & ~U64(15)) | (cause & ~hits)
+                if (hits & _15) != ZERO:
                     story = DB_FAULT if kind == _FETCH else DB_TRAP
+        elif kind == _MOV_SS:
+            if is_matching and arg != ZERO:
+                hits = matching_slots(
+                    ACCESS_READ, value, arg, state[v, 0], state[v, 1], state[v, 2], state[v, 3], state[v, DR7]
+                )
+            if is_computed and shadow == SHADOW_NONE:
+                state[v, HELD] = hits if (hits & _15) != ZERO else ZERO
+                state[v, SHADOW] = SHADOW_CAST
+                hits = ZERO
+            elif (hits & _15) != ZERO:
+                story = DB_TRAP
+        elif kind == _INT1:
+            if is_computed and (not takes_db or is_svm):
+                story = DB_TRAP
+                is_kept = True
+        elif kind == _INT3:
+            if is_computed and (control & USES_SW) == ZERO:
+                story = BP
         elif kind == _EXCEPTION:
             vector = U64(selectors[i])
             if vector == ONE:
@@ -273,7 +371,7 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                     state[v, UNDEFINED] |= DR6_CAUSES
                 else:
                     cause = value & DR6_CAUSES
-                    state[v, UNDEFINED] &= ~U64(15)
+                    state[v, UNDEFINED] &= ~_15
             elif vector == _SIX:
                 story = UD
             elif vector == _THIRTEEN:
@@ -288,14 +386,24 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
         elif kind == _SET_DEBUGREGS:
             for k in range(U64(6)):
                 state[v, k] = state[v, U64(STAGED) + k]
-                state[v, U64(STAGED) + k] = ZERO
             state[v, DR6] = canonical_dr6(state[v, DR6] & LOW_32, writable_dr6)
             state[v, DR7] = canonical_dr7(state[v, DR7])
             state[v, DR6_UNAIDED] = state[v, DR6]
             state[v, UNDEFINED] = ZERO
-        elif kind == _HOST_BREAKPOINTS:
-            for k in range(U64(6)):
-                state[v, U64(STAGED) + k] = ZERO
+        elif kind == _GET_DEBUGREGS:
+            story = REGISTERS
+            dr6 = state[v, DR6] & ~state[v, UNDEFINED]
+            seen = registers_digest(state[v, 0], state[v, 1], state[v, 2], state[v, 3], dr6, state[v, DR7])
+        elif kind == _HOST_DEBUGGER:
+            wanted = U64(selectors[i])
+            state[v, CONTROL] = kept_control(wanted)
+            state[v, DEBUGGER_DR7] = canonical_dr7(state[v, U64(STAGED) + U64(5)] & LOW_32)
+            takes_db = False  # what is injected is the guest's
+            if (wanted & INJECTS_DB) != ZERO:
+                story = DB_FAULT
+                is_kept = True
+            elif (wanted & INJECTS_BP) != ZERO:
+                story = BP
         elif kind == _RESET or kind == _INIT:
             for k in range(U64(4)):
                 state[v, k] = ZERO
@@ -304,18 +412,91 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
             state[v, DR7] = DR7_RESET
             state[v, UNDEFINED] = ZERO
             state[v, HAS_DE] = ZERO
+            state[v, NESTED] = ZERO
+            state[v, HELD] = ZERO
+            state[v, SHADOW] = SHADOW_NONE
+        elif kind == _VMRUN:
+            if is_nested:
+                story = VMEXIT
+            else:
+                state[v, NESTED] = ONE
+                state[v, NESTED_CONTROL] = value
+                state[v, NESTED_DR7] = canonical_dr7(state[v, U64(STAGED) + U64(5)] & LOW_32)
+                if is_svm or (value & LOADS_CONTROLS) != ZERO:
+                    state[v, DR7] = state[v, NESTED_DR7]
+                if is_svm:
+                    state[v, DR6] = canonical_dr6(state[v, U64(STAGED) + _FOUR] & LOW_32, writable_dr6)
+                    state[v, DR6_UNAIDED] = state[v, DR6]
+                    state[v, UNDEFINED] = ZERO
+        elif kind == _VMEXIT_TO_L1 and is_nested:
+            story = VMEXIT
+        if kind == _SET_DEBUGREGS or kind == _HOST_DEBUGGER or kind == _HOST_BREAKPOINTS or kind == _VMRUN:
+            for k in range(U64(6)):
+                state[v, U64(STAGED) + k] = ZERO
+        # The end of an instruction: its single step, and what a MOV SS before it has held.
+        is_refused = fault != FAULT_NONE or story == DB_FAULT or kind == _EXCEPTION or story == VMEXIT
+        is_tail = is_computed and is_guests and (mark & _NOT_RETIRED) == ZERO
+        if is_tail and not is_refused:
+            is_whole = (mode & _TF) != ZERO or kind != _FETCH or not is_fetch
+            if (mode & _TF) != ZERO and story != READ and kind != _MOV_SS:
+                if kind != _INT1 and kind != _INT3 and kind != _INTN:
+                    cause |= DR6_BS
+                    story = DB_TRAP
+            if kind == _MOV_SS:
+                if shadow != SHADOW_NONE:
+                    if state[v, HELD] != ZERO:
+                        hits |= state[v, HELD]
+                        story = DB_TRAP
+                    state[v, HELD] = ZERO
+                    state[v, SHADOW] = SHADOW_NONE
+            elif shadow == SHADOW_CAST and not is_whole:
+                state[v, SHADOW] = SHADOW_FETCHED
+            elif shadow != SHADOW_NONE:
+                state[v, SHADOW] = SHADOW_NONE
+                if state[v, HELD] != ZERO:
+                    if story == READ or kind == _INT3:
+                        state[v, SHADOW] = SHADOW_OVERDUE
+                    else:
+                        hits |= state[v, HELD]
+                        state[v, HELD] = ZERO
+                        story = DB_TRAP
+                        is_kept = False
+        elif is_tail:
+            state[v, HELD] = ZERO
+            state[v, SHADOW] = SHADOW_NONE
         if story == DB_FAULT or story == DB_TRAP:
-            state[v, DR6] = dr6_after_db(state[v, DR6], cause)
-            if kind != _EXCEPTION:
-                state[v, DR6_UNAIDED] = dr6_after_db(state[v, DR6_UNAIDED], cause)
-                if kind != _FETCH and kind != _READ and kind != _WRITE:
-                    state[v, UNDEFINED] &= ~U64(15)
-            state[v, DR7] &= ~DR7_GD
-        if story >= DB_FAULT:
+            cause |= hits >> _FOUR
+            is_native_int1 = is_svm and kind == _INT1  # no intercept of #DB covers it
+            is_wanted = (nested_control & WANTS_DB) != ZERO and kind != _HOST_DEBUGGER and not is_native_int1
+            if takes_db and fault != FAULT_GD and not is_native_int1:
+                story = NOTHING  # the host's debugger has it
+            elif is_wanted and not is_svm:
+                story = VMEXIT
+            else:
+                if not is_kept:
+                    state[v, DR6] = dr6_after_db(state[v, DR6], cause)
+                    if kind != _EXCEPTION:
+                        state[v, DR6_UNAIDED] = dr6_after_db(state[v, DR6_UNAIDED], cause)
+                        state[v, UNDEFINED] = (state[v, UNDEFINED] & ~_15) | ((hits >> _FOUR) & ~hits)
+                if not is_kept or kind == _HOST_DEBUGGER:
+                    state[v, DR7] &= ~DR7_GD
+                if is_wanted:
+                    story = VMEXIT
+        if story == VMEXIT:
+            if is_svm:
+                cause = state[v, DR6]
+                undefined[i] = np.uint32(state[v, UNDEFINED])
+            if is_svm or (state[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
+                state[v, NESTED_DR7] = state[v, DR7]
+            seen = (cause & LOW_32) | (state[v, NESTED_DR7] << _32)
+            state[v, DR7] = DR7_RESET
+            state[v, NESTED] = ZERO
+        elif is_exception(story):
             seen = state[v, DR6] | (state[v, DR7] << _32)
             undefined[i] = np.uint32(state[v, UNDEFINED])
-        if conditional == ZERO and kind < _FIRST_ASYNCHRONOUS:
-            state[v, FAULTED] = ONE if story >= DB_FAULT or kind == _EXCEPTION else ZERO
+        if conditional == ZERO and is_guests:
+            is_raised = is_exception(story) or story == VMEXIT or kind == _EXCEPTION
+            state[v, FAULTED] = ONE if is_raised else ZERO
         stories[i] = story
         story_values[i] = seen
         if story != NOTHING:

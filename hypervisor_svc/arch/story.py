@@ -1,6 +1,10 @@
 """Numbers of what a guest can see of an event, as in the contract's ``Story``."""
 
 from enum import IntEnum
+from typing import Final
+
+from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.arch.debug_registers import U64
 
 
 class Story(IntEnum):
@@ -17,3 +21,14 @@ class Story(IntEnum):
     REGISTERS = 8  # a digest of the six
     BP = 9
     VMEXIT = 10  # cause of a #DB (SVM: DR6) | the nested DR7 that L1 finds << 32
+
+
+_FIRST_EXCEPTION: Final = U64(Story.DB_FAULT)
+_LAST_EXCEPTION: Final = U64(Story.GP_SKIPPED)
+_BP: Final = U64(Story.BP)
+
+
+@compiled()
+def is_exception(story):  # type: ignore[no-untyped-def]  # numba infers
+    """Return whether a story is an exception that the guest's handler takes."""
+    return (story >= _FIRST_EXCEPTION and story <= _LAST_EXCEPTION) or story == _BP

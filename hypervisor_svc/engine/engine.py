@@ -108,7 +108,8 @@ class Reference:
             reference.run_reference(
                 *(block.kinds, block.args, block.modes, block.marks, block.vcpus),
                 *(block.gap_cycles, block.selectors, block.values, np.uint64(first_event)),
-                *(is_computed, leading is None, np.uint64(self.key.dr6_writable), lead.stories),
+                *(is_computed, leading is None, self.key.vendor == policy_pb2.VENDOR_SVM),
+                *(np.uint64(self.key.dr6_writable), lead.stories),
                 *(self.state, self.counts, truth.stories, truth.values, truth.undefined),
             )
         return truth

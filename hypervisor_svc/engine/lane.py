@@ -75,6 +75,7 @@ class LaneState:
     window_sizes: Words
     leaks: Words
     declared: Words  # (deviations, 2): events, first event plus one
+    debug_exits: Words  # (MOST_DEBUG_EXITS, DEBUG_EXIT_FIELDS)
     decision_keys: Words
     decision_numbers: Words
     decisions: Words
@@ -91,6 +92,7 @@ class LaneState:
             window_sizes=np.zeros(records.WINDOW_BUCKETS, np.uint64),
             leaks=np.zeros((3, 8, records.LEAK_OWNERS), np.uint64),
             declared=np.zeros((len(Deviation), 2), np.uint64),
+            debug_exits=np.zeros((records.MOST_DEBUG_EXITS, records.DEBUG_EXIT_FIELDS), np.uint64),
             decision_keys=np.zeros((1, 2), np.uint64),
             decision_numbers=np.zeros(1, np.uint64),
             decisions=np.zeros((1, 2), np.uint64),
@@ -113,8 +115,9 @@ class LaneState:
         bill = np.column_stack([self.bill_keys[rows], self.bill_counts[rows]])
         bill = bill[np.lexsort(bill.T[::-1])]
         arrays = (
-            self.vcpus, self.physical_cpus, self.counts, bill, self.window_sizes, self.leaks, self.declared
-        )  # fmt: skip
+            *(self.vcpus, self.physical_cpus, self.counts, bill, self.window_sizes, self.leaks),
+            *(self.declared, self.debug_exits),
+        )
         return [np.ascontiguousarray(array, "<u8").tobytes() for array in arrays]
 
 
@@ -136,6 +139,13 @@ def _constants(
     lane[records.RUNG_OF_SAVING] = rung_of_saving(table)
     lane[records.RECOMPUTE_OPERATIONS] = table.recompute_operations
     lane[records.UNINTERCEPTED] = message.unintercepted_accesses
+    lane[records.CLUSTER_GAP] = message.cluster_gap_cycles
+    lane[records.CLUSTER_ACCESSES] = message.cluster_accesses
+    lane[records.REFUSES] = (
+        (records.REFUSES_DEBUGREGS if message.refuses_set_debugregs else 0)
+        | (records.REFUSES_DEBUGGER if message.refuses_debugger else 0)
+        | (0 if message.supports_nesting else records.REFUSES_NESTING)
+    )
     return lane
 
 
@@ -194,7 +204,7 @@ class Lane:
         with np.errstate(over="ignore"):
             run_lane(
                 *(block.kinds, block.args, block.modes, block.marks, block.vcpus),
-                *(block.selectors, block.values, np.uint64(first_event)),
+                *(block.gap_cycles, block.selectors, block.values, np.uint64(first_event)),
                 *(truth.stories, truth.values, truth.undefined),
                 *(self.constants, self.table.bases, self.table.strides, self.table.cells),
                 *(self.table.next_memories, self.table.read_sources),
@@ -202,7 +212,7 @@ class Lane:
                 *(profile.groups, profile.exit_codes, profile.exception_codes),
                 *(profile.classes, profile.passed_msrs),
                 *(state.vcpus, state.physical_cpus, state.counts, state.bill_keys, state.bill_counts),
-                *(state.window_sizes, state.leaks, state.declared, level),
+                *(state.window_sizes, state.leaks, state.declared, state.debug_exits, level),
                 *(state.decision_keys, state.decision_numbers, state.decisions),
                 *(outcomes.decisions, outcomes.stories, outcomes.values),
             )

@@ -18,11 +18,30 @@ import numba.types as nt
 
 from exitlab.events import EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.arch.controls import (
+    END_OF_FETCH,
+    INJECTS_BP,
+    INJECTS_DB,
+    LOADS_CONTROLS,
+    SAVES_CONTROLS,
+    SHADOW_CAST,
+    SHADOW_FETCHED,
+    SHADOW_NONE,
+    SHADOW_OVERDUE,
+    TAKES_DB,
+    USES_HW,
+    USES_SW,
+    WANTS_DB,
+    WANTS_MOV_DR,
+    kept_control,
+)
 from hypervisor_svc.arch.debug_registers import (
     ACCESS_FETCH,
+    ACCESS_IO,
     ACCESS_READ,
     ACCESS_WRITE,
     DR6_BD,
+    DR6_BS,
     DR6_CAUSES,
     DR6_RESET,
     DR6_RTM,
@@ -45,8 +64,9 @@ from hypervisor_svc.arch.debug_registers import (
     first_fault,
     matching_slots,
     mixed,
+    registers_digest,
 )
-from hypervisor_svc.arch.story import Story
+from hypervisor_svc.arch.story import Story, is_exception
 from hypervisor_svc.engine import profile
 from hypervisor_svc.engine.records import (
     ACCOUNT_EXIT,
@@ -56,7 +76,18 @@ from hypervisor_svc.engine.records import (
     BELIEF,
     BILL_ROWS,
     CHECK_ORDER,
+    CLUSTER,
+    CLUSTER_ACCESSES,
+    CLUSTER_GAP,
+    CLUSTERED,
+    CONTROL,
     CONTROLS_ARE_OFF,
+    DEBUG_EXIT_COUNT,
+    DEBUG_EXIT_DR6,
+    DEBUG_EXIT_DR7,
+    DEBUG_EXIT_EXCEPTION,
+    DEBUG_EXIT_FIRST,
+    DEBUG_EXIT_ROWS,
     DEBUGGER,
     DEBUGGER_DB,
     DEBUGGER_DR7,
@@ -91,6 +122,7 @@ from hypervisor_svc.engine.records import (
     HARDWARE_DR6,
     HARDWARE_DR7,
     HAS_DE,
+    HELD,
     HOME,
     HOST,
     HOST_ACTIVE,
@@ -118,7 +150,12 @@ from hypervisor_svc.engine.records import (
     LEAK_ARMED_IN_HOST,
     LEAK_USED_BY_GUEST,
     MEMORY,
+    MOST_DEBUG_EXITS,
+    NESTED,
+    NESTED_CONTROL,
+    NESTED_DR7,
     OWNER,
+    OWNER_DEBUGGER,
     OWNER_DR6,
     OWNER_HOST,
     OWNER_NOBODY,
@@ -128,6 +165,11 @@ from hypervisor_svc.engine.records import (
     READ_LIVE,
     READ_SHADOW_AS_IS,
     RECOMPUTE_OPERATIONS,
+    REFUSED,
+    REFUSES,
+    REFUSES_DEBUGGER,
+    REFUSES_DEBUGREGS,
+    REFUSES_NESTING,
     RESIDENT,
     RESIDENT_ON,
     RUNG,
@@ -137,7 +179,9 @@ from hypervisor_svc.engine.records import (
     SHADOW,
     SHADOW_DR6,
     SHADOW_DR7,
+    SHADOW_OF_SS,
     STAGED,
+    STAGED_DR7,
     STALE_SLOTS,
     SWITCHES,
     TRAP_OPERATIONS,
@@ -164,7 +208,9 @@ _DELIVER: Final = 4
 _SHOW: Final = 5
 _HOST: Final = 6
 _HOST_APPLY: Final = 7
-_DONE: Final = 8
+_CLUSTER: Final = 8
+_LEAVE_NESTED: Final = 9
+_DONE: Final = 10
 
 _NO_MOMENT: Final = U64(len(Moment))
 _ENTER_GUEST: Final = U64(Moment.ENTER_GUEST)
@@ -187,9 +233,18 @@ _EXCEPTION: Final = int(profile.Group.EXCEPTION)
 _RECORDED_EXIT: Final = int(profile.Group.RECORDED_EXIT)
 _SIGNAL: Final = int(profile.Group.SIGNAL)
 _HOST_GROUP: Final = int(profile.Group.HOST)
+_SOFTWARE: Final = int(profile.Group.SOFTWARE)
+_NESTED_GROUP: Final = int(profile.Group.NESTED)
 
 _MOV_TO_DR: Final = int(EventKind.MOV_TO_DR)
 _WRMSR: Final = int(EventKind.WRMSR)
+_IN: Final = int(EventKind.IN)
+_OUTS: Final = int(EventKind.OUTS)
+_INT1: Final = int(EventKind.INT1)
+_INT3: Final = int(EventKind.INT3)
+_MOV_SS: Final = int(EventKind.MOV_SS)
+_VMRUN: Final = int(EventKind.VMRUN)
+_VMEXIT_TO_L1: Final = int(EventKind.VMEXIT_TO_L1)
 _FETCH: Final = int(EventKind.FETCH)
 _READ_KIND: Final = int(EventKind.READ)
 _EXTERNAL_INTERRUPT: Final = int(EventKind.EXTERNAL_INTERRUPT)
@@ -197,9 +252,12 @@ _SCHED_OUT: Final = int(EventKind.SCHED_OUT)
 _SCHED_IN: Final = int(EventKind.SCHED_IN)
 _STAGE: Final = int(EventKind.STAGE)
 _SET_DEBUGREGS: Final = int(EventKind.SET_DEBUGREGS)
+_GET_DEBUGREGS: Final = int(EventKind.GET_DEBUGREGS)
+_HOST_DEBUGGER: Final = int(EventKind.HOST_DEBUGGER)
 _HOST_BREAKPOINTS: Final = int(EventKind.HOST_BREAKPOINTS)
 _STATE: Final = int(EventKind.STATE)
 _ADVANCE: Final = int(EventKind.ADVANCE)
+_FIRST_ASYNCHRONOUS: Final = int(EventKind.EXTERNAL_INTERRUPT)
 
 _UNKNOWN: Final = U64(Mark.VALUE_UNKNOWN)
 _RETIRED: Final = U64(Mark.RETIRED)
@@ -207,6 +265,8 @@ _NOT_RETIRED: Final = U64(Mark.NOT_RETIRED)
 _CLASS_SHIFT: Final = U64(6)
 _CPL: Final = U64(Mode.CPL)
 _RF: Final = U64(Mode.RF)
+_TF: Final = U64(Mode.TF)
+_INTERRUPT_SHADOW: Final = U64(Mode.INTERRUPT_SHADOW)
 _OPERAND_32: Final = U64(Mode.OPERAND_32)
 
 _TWO: Final = U64(2)
@@ -233,6 +293,9 @@ _STORY_UD: Final = U64(Story.UD)
 _STORY_GP: Final = U64(Story.GP)
 _STORY_GP_SKIPPED: Final = U64(Story.GP_SKIPPED)
 _STORY_NOT_TAKEN: Final = U64(Story.NOT_TAKEN)
+_STORY_REGISTERS: Final = U64(Story.REGISTERS)
+_STORY_BP: Final = U64(Story.BP)
+_STORY_VMEXIT: Final = U64(Story.VMEXIT)
 
 _LIVE: Final = U64(READ_LIVE)
 _SHADOW_AS_IS: Final = U64(READ_SHADOW_AS_IS)
@@ -251,8 +314,16 @@ _EXITS_BY_CLASS_AT: Final = U64(EXITS_BY_CLASS - 1)
 
 _HOST_OWNER: Final = U64(OWNER_HOST)
 _NOBODY: Final = U64(OWNER_NOBODY)
+_DEBUGGER_OWNER: Final = U64(OWNER_DEBUGGER)
+_REFUSES_DEBUGREGS: Final = U64(REFUSES_DEBUGREGS)
+_REFUSES_DEBUGGER: Final = U64(REFUSES_DEBUGGER)
+_REFUSES_NESTING: Final = U64(REFUSES_NESTING)
+_LAST_DEBUG_EXIT: Final = U64(MOST_DEBUG_EXITS - 1)
+_FAST: Final = U64(1)
 _LIGHT: Final = U64(2)
 _HEAVY: Final = U64(3)
+_CLASS_OF_KEY: Final = U64(3 << KEY_CLASS_SHIFT)
+_PREEMPTION_TIMER_REASON: Final = U64(52)
 _OUT_OF_SESSION: Final = U64(3)
 _NOT_RESIDENT: Final = U64(4)
 _SUB_KICK: Final = U64(profile.SUB_KICK)
@@ -308,6 +379,7 @@ _A_CONTROLS_ON: Final = U64(1 << Action.CONTROLS_ON)
 _A_ANSWERS: Final = _A_EMULATE | _A_INJECT | _A_WRITE_THROUGH
 _A_DISARM: Final = U64(1 << Action.DISARM)
 _A_REEXECUTE: Final = U64(1 << Action.REEXECUTE)
+_A_STAY: Final = U64(1 << Action.STAY)
 
 _I_MEMORY: Final = int(Input.MEMORY)
 _I_BELIEF: Final = int(Input.BREAKPOINTS_ENABLED)
@@ -324,12 +396,21 @@ _I_WOULD_ENABLE: Final = int(Input.WOULD_ENABLE)
 _I_CONTROL: Final = int(Input.CONTROL)
 _CONTROL_DEBUGREGS: Final = U64(0)
 _CONTROL_RESET: Final = U64(1)
+_CONTROL_DEBUGGER: Final = U64(2)
 _CONTROL_HOST: Final = U64(3)
+_CONTROL_NESTED: Final = U64(4)
 
 _Q_GD_KEEPS_TRAP_BITS: Final = U64(Quirk.GD_KEEPS_TRAP_BITS)
 _Q_DB_KEEPS_GD: Final = U64(Quirk.DB_KEEPS_GD)
 _Q_SKIPS_ON_FAULT: Final = U64(Quirk.SKIPS_ON_FAULT)
 _Q_FULL_OPERAND: Final = U64(Quirk.FULL_OPERAND)
+_Q_STOP_WITHOUT_RTM: Final = U64(Quirk.STOP_WITHOUT_RTM)
+_Q_STOP_SHOWS_SHADOW: Final = U64(Quirk.STOP_SHOWS_SHADOW)
+_Q_STOP_UNWRITTEN: Final = U64(Quirk.STOP_UNWRITTEN)
+_Q_INT1_NOT_SKIPPED: Final = U64(Quirk.INT1_NOT_SKIPPED)
+_Q_NESTED_TRAPS_FIRST: Final = U64(Quirk.NESTED_TRAPS_FIRST)
+_Q_NESTED_CONTROLS_ALWAYS: Final = U64(Quirk.NESTED_CONTROLS_ALWAYS)
+_Q_MATCHES_IO: Final = U64(Quirk.MATCHES_IO)
 
 # A deviation's rule number is its number plus one; 0 is none.
 _R_CHECK_ORDER: Final = U64(Deviation.CHECK_ORDER + 1)
@@ -341,6 +422,10 @@ _R_RAW_READS: Final = U64(Deviation.RAW_READS + 1)
 _R_SKIPS_ON_FAULT: Final = U64(Deviation.SKIPS_ON_FAULT + 1)
 _R_FULL_OPERAND: Final = U64(Deviation.FULL_OPERAND + 1)
 _R_SHADOW_KEEPS_GD: Final = U64(Deviation.SHADOW_KEEPS_GD + 1)
+_R_IO_BREAKPOINT: Final = U64(Deviation.IO_BREAKPOINT + 1)
+_R_INT1_AS_DB: Final = U64(Deviation.INT1_AS_DB + 1)
+_R_OPEN_SURVIVES: Final = U64(Deviation.OPEN_SURVIVES_DEBUGGER + 1)
+_R_NESTED_CONTROLS: Final = U64(Deviation.NESTED_CONTROLS + 1)
 
 LEVEL_DECISIONS: Final = 3
 LEVEL_FULL: Final = 4
@@ -350,7 +435,7 @@ _U8 = nt.Array(nt.uint8, 1, "C", readonly=True, aligned=False)
 _U32 = nt.Array(nt.uint32, 1, "C", readonly=True, aligned=False)
 _U64 = nt.Array(nt.uint64, 1, "C", readonly=True, aligned=False)
 _SIGNATURE = nt.void(
-    *(_U8, _U8, _U8, _U8, _U8, _U32, _U64, nt.uint64),  # events
+    *(_U8, _U8, _U8, _U8, _U8, _U32, _U32, _U64, nt.uint64),  # events
     *(nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),  # the reference's story
     *(
         nt.uint64[::1],
@@ -364,6 +449,7 @@ _SIGNATURE = nt.void(
     *(nt.uint8[::1], nt.uint32[::1], nt.uint32[::1], nt.uint8[:, ::1], nt.uint32[::1]),  # profile
     *(nt.uint64[:, ::1], nt.uint64[:, ::1], nt.uint64[::1]),  # state
     *(nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[::1], nt.uint64[:, :, ::1], nt.uint64[:, ::1]),  # counters
+    nt.uint64[:, ::1],  # exits to a host debugger
     *(nt.int64, nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[:, ::1]),  # outcomes
     *(nt.uint16[::1], nt.uint8[::1], nt.uint64[::1]),
 )
@@ -376,6 +462,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     modes,
     marks,
     vcpus,
+    gap_cycles,
     selectors,
     values,
     first_event,
@@ -403,6 +490,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     window_sizes,
     leaks,
     declared,
+    debug_exits,
     level,
     decision_keys,
     decision_numbers,
@@ -424,6 +512,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     is_computed = lane[IS_COMPUTED] != ZERO
     bill_mask = U64(bill_counts.size) - ONE
     decision_mask = U64(decision_numbers.size) - ONE
+    refuses = lane[REFUSES]
+    clusters = lane[CLUSTER_GAP] != ZERO
     for i in range(U64(kinds.size)):
         kind = kinds[i]
         group = groups[kind]
@@ -433,13 +523,17 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         seen = ZERO
         event_key = ZERO
         event_operations = ZERO
+        is_tail = False  # a single step or what MOV SS has held may follow
         if kind == _ADVANCE or true_story == _STORY_NOT_TAKEN:
             story = true_story
             step = _DONE
-        elif group == _QUIET and vcpu[v, RUNG] == ZERO:
-            step = _DONE
         elif group == _HOST_GROUP:
             step = _HOST
+        elif vcpu[v, SHADOW_OF_SS] != SHADOW_NONE or (U64(modes[i]) & _TF) != ZERO:
+            step = _ENTER
+            is_tail = is_computed and kind < _FIRST_ASYNCHRONOUS
+        elif group == _QUIET and vcpu[v, RUNG] == ZERO:
+            step = _DONE
         elif vcpu[v, RUNG] == ZERO:
             step = _ATTEMPT
         else:
@@ -476,8 +570,30 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         check = FAULT_NONE
         control = ZERO
         rule = ZERO  # the declared deviation that fired in this event
+        raising = ZERO  # the cause of a debug exception that the next entry delivers
+        is_kept = False  # the exception leaves DR6 and DR7 as they are
+        is_held = False  # what MOV SS has held takes part
+        enters_nested = False
+        is_clustered = False
+        exit_class = _LIGHT
+        stop = ZERO  # the exception that the host's debugger is told of
+        stop_dr6 = ZERO
+        stop_dr7 = ZERO
+        host_control = vcpu[v, CONTROL]
+        nested_control = vcpu[v, NESTED_CONTROL] if vcpu[v, NESTED] != ZERO else ZERO
+        takes_db = (host_control & TAKES_DB) != ZERO
+        is_fetch = kind == _FETCH and arg != END_OF_FETCH
+        is_io = kind >= _IN and kind <= _OUTS
         taint = ZERO  # bits that an emulated write left different
         is_exit = False
+        if clusters and vcpu[v, CLUSTER] != ZERO:
+            is_near = U64(gap_cycles[i]) <= lane[CLUSTER_GAP] and vcpu[v, RUNG] != ZERO
+            is_allowed = lane[CLUSTER_ACCESSES] == ZERO or vcpu[v, CLUSTER] < lane[CLUSTER_ACCESSES]
+            if group == _DR and is_near and is_allowed and (mark & _NOT_RETIRED) == ZERO and step == _ENTER:
+                step = _CLUSTER
+            else:
+                vcpu[v, CLUSTER] = ZERO
+        is_tail = is_tail and (mark & _NOT_RETIRED) == ZERO
         is_reexecuted = False
         peeks = False  # a look into the table, with nothing done
         source = _LIVE
@@ -539,8 +655,27 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 is_exit = False
                 fault = FAULT_NONE
                 vector = _NO_VECTOR
-                step = _DONE
-                if group == _DR:
+                is_outside = vcpu[v, RUNG] != ZERO  # an instruction that was emulated retires
+                step = _DELIVER if is_outside else _DONE
+                shade = vcpu[v, SHADOW_OF_SS]
+                is_overdue = shade == SHADOW_OVERDUE or (shade == SHADOW_FETCHED and is_fetch)
+                if is_outside:
+                    if story == _STORY_DB_TRAP:
+                        vector = ONE
+                elif raising != ZERO:
+                    vector = ONE
+                    cause = raising
+                    raising = ZERO
+                    story = _STORY_DB_TRAP
+                elif is_overdue and vcpu[v, HELD] != ZERO and is_tail and (mark & _RETIRED) == ZERO:
+                    vector = ONE
+                    cause = vcpu[v, HELD] >> _FOUR
+                    story = _STORY_DB_FAULT
+                    is_held = True
+                    vcpu[v, HELD] = ZERO
+                    vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
+                elif group == _DR:
+                    is_wanted = (nested_control & WANTS_MOV_DR) != ZERO and (mark & _RETIRED) == ZERO
                     is_armed = vcpu[v, ARMED] != ZERO
                     if is_armed and lane[UNINTERCEPTED] != ZERO:
                         bit = arg + (_EIGHT if is_write else ZERO)
@@ -548,16 +683,21 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     is_undefined = is_alias and vcpu[v, HAS_DE] != ZERO
                     is_unprivileged = (mode & _CPL) != ZERO
                     is_retired = (mark & _RETIRED) != ZERO
-                    if not is_retired and (not is_armed or is_svm):
+                    if not is_retired and (is_svm or not (is_armed or is_wanted)):
                         fault = first_fault(
                             is_undefined, is_unprivileged, (physical[p, HARDWARE_DR7] & DR7_GD) != ZERO
                         )
-                    if is_armed and fault == FAULT_NONE:
+                    if (is_armed or is_wanted) and fault == FAULT_NONE:
                         is_exit = True
-                        handler = _DR_TRAPPED
                         vcpu[v, TRAPPED] += ONE
                         if is_svm:
                             code = U64(0x30 if is_write else 0x20) + arg
+                        if is_wanted and not (is_armed and (quirks & _Q_NESTED_TRAPS_FIRST) != ZERO):
+                            story = _STORY_VMEXIT
+                            handler = _NO_MOMENT
+                            is_retired = True
+                        else:
+                            handler = _DR_TRAPPED
                         if not is_retired:
                             gd = (
                                 physical[p, HARDWARE_DR7] & DR7_GD
@@ -568,6 +708,19 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                                 | (_FOUR if gd else ZERO)
                             )
                             check = (lane[CHECK_ORDER] >> (_TWO * condition)) & _THREE
+                            if check == FAULT_GD and (host_control & USES_HW) != ZERO:
+                                # It is the debugger's general detect; the access is left undone.
+                                stop = ONE
+                                stop_dr6 = DR6_RESET | DR6_BD
+                                if (quirks & _Q_STOP_SHOWS_SHADOW) != ZERO:
+                                    stop_dr6 = vcpu[v, SHADOW_DR6]
+                                stop_dr7 = physical[p, HARDWARE_DR7]
+                                handler = _NO_MOMENT
+                                is_tail = False
+                            elif check == FAULT_GD and (nested_control & WANTS_DB) != ZERO and not is_svm:
+                                story = _STORY_VMEXIT
+                                cause = DR6_BD
+                                handler = _NO_MOMENT
                     elif (mark & _NOT_RETIRED) == ZERO:
                         if fault == FAULT_NONE and not is_retired and is_write and register >= _SIX:
                             if (value >> _32) != ZERO:
@@ -607,13 +760,16 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             if vcpu[v, WINDOW] == _WINDOW_OPEN:
                                 vcpu[v, WINDOW_SIZE] += ONE
                 elif group == _MATCH:
-                    is_resumed = kind == _FETCH and (mode & _RF) != ZERO
-                    if is_computed and not is_resumed and (physical[p, HARDWARE_DR7] & DR7_ENABLES) != ZERO:
-                        access = ACCESS_WRITE
-                        if kind == _FETCH:
-                            access = ACCESS_FETCH
-                        elif kind == _READ_KIND:
-                            access = ACCESS_READ
+                    access = ACCESS_WRITE
+                    is_blocked = False
+                    if kind == _FETCH:
+                        access = ACCESS_FETCH
+                        # On VMX the shadow of MOV SS covers a code breakpoint on the next instruction.
+                        is_shaded = shade == SHADOW_CAST or (mode & _INTERRUPT_SHADOW) != ZERO
+                        is_blocked = not is_fetch or (mode & _RF) != ZERO or (is_shaded and not is_svm)
+                    elif kind == _READ_KIND:
+                        access = ACCESS_READ
+                    if is_computed and not is_blocked and (physical[p, HARDWARE_DR7] & DR7_ENABLES) != ZERO:
                         hits = matching_slots(
                             access,
                             value,
@@ -630,8 +786,56 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             cause = hits >> _FOUR
                             for k in range(_FOUR):
                                 owner = physical[p, _OWNER_AT + k]
-                                if ((hits >> k) & ONE) != ZERO and owner != v + ONE and owner != _NOBODY:
+                                is_foreign = owner != v + ONE and owner != _NOBODY and not takes_db
+                                if ((hits >> k) & ONE) != ZERO and is_foreign:
                                     leaks[LEAK_USED_BY_GUEST, k, owner] += ONE
+                elif group == _SOFTWARE:
+                    if kind == _INT1 and is_computed:
+                        story = _STORY_DB_TRAP
+                        vector = ONE
+                        is_kept = True
+                    elif kind == _INT3 and is_computed:
+                        story = _STORY_BP
+                        vector = _THREE
+                    elif kind == _MOV_SS and is_computed and arg != ZERO:
+                        hits = matching_slots(
+                            ACCESS_READ,
+                            value,
+                            arg,
+                            physical[p, 0],
+                            physical[p, 1],
+                            physical[p, 2],
+                            physical[p, 3],
+                            physical[p, HARDWARE_DR7],
+                        )
+                        if (hits & _15) == ZERO:
+                            hits = ZERO
+                        for k in range(_FOUR):
+                            owner = physical[p, _OWNER_AT + k]
+                            is_foreign = owner != v + ONE and owner != _NOBODY and not takes_db
+                            if ((hits >> k) & ONE) != ZERO and is_foreign:
+                                leaks[LEAK_USED_BY_GUEST, k, owner] += ONE
+                        if shade == SHADOW_NONE and not takes_db:
+                            vcpu[v, HELD] = hits
+                        elif hits != ZERO:
+                            story = _STORY_DB_TRAP
+                            vector = ONE
+                            cause = hits >> _FOUR
+                    if kind == _MOV_SS and is_computed and shade == SHADOW_NONE:
+                        vcpu[v, SHADOW_OF_SS] = SHADOW_CAST
+                        is_tail = False
+                elif group == _NESTED_GROUP:
+                    if (refuses & _REFUSES_NESTING) != ZERO:
+                        counts[REFUSED] += ONE
+                    elif kind == _VMRUN:
+                        is_exit = True
+                        enters_nested = vcpu[v, NESTED] == ZERO
+                        if not enters_nested:
+                            story = _STORY_VMEXIT
+                    elif vcpu[v, NESTED] != ZERO:
+                        is_exit = True
+                        code = selector
+                        story = _STORY_VMEXIT
                 elif group == _EXITING:
                     is_exit = True
                 elif group == _MSR:
@@ -669,10 +873,82 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     code = selector
                 elif group == _SIGNAL:
                     is_exit = True
+                if is_tail and not is_exit:
+                    # The instruction retires, or was refused: its step, and what MOV SS has held.
+                    is_tail = False
+                    shade = vcpu[v, SHADOW_OF_SS]
+                    is_refused = is_exception(story) and story != _STORY_DB_TRAP and story != _STORY_BP
+                    is_refused = is_refused or story == _STORY_VMEXIT or group == _EXCEPTION
+                    if is_refused:
+                        vcpu[v, HELD] = ZERO
+                        vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
+                    else:
+                        if (mode & _TF) != ZERO and story != _STORY_READ and group != _SOFTWARE:
+                            cause |= DR6_BS
+                            story = _STORY_DB_TRAP
+                            vector = ONE
+                        if shade == SHADOW_CAST and is_fetch and (mode & _TF) == ZERO:
+                            vcpu[v, SHADOW_OF_SS] = SHADOW_FETCHED
+                        elif shade != SHADOW_NONE:
+                            vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
+                            if vcpu[v, HELD] != ZERO:
+                                if story == _STORY_READ or kind == _INT3:
+                                    vcpu[v, SHADOW_OF_SS] = SHADOW_OVERDUE
+                                else:
+                                    cause |= vcpu[v, HELD] >> _FOUR
+                                    vcpu[v, HELD] = ZERO
+                                    story = _STORY_DB_TRAP
+                                    vector = ONE
+                                    is_kept = False
+                                    is_held = True
                 if vector != _NO_VECTOR:
                     step = _DELIVER
                     is_taken = vector < _32 and ((lane[INTERCEPTED] >> vector) & ONE) != ZERO
-                    if vector == ONE and (is_svm or not is_taken):
+                    is_native_int1 = kind == _INT1 and is_svm  # no intercept of #DB covers it
+                    leaves = vector == ONE and (nested_control & WANTS_DB) != ZERO and not is_native_int1
+                    is_told = vector == ONE and takes_db and not is_native_int1
+                    is_told = is_told or (vector == _THREE and (host_control & USES_SW) != ZERO)
+                    if is_native_int1 or is_told:
+                        is_taken = False
+                    if is_told:
+                        story = _NOTHING
+                        stop = vector
+                        if vector == ONE and is_outside:
+                            stop_dr6 = DR6_RESET | cause  # DR7 is not filled in
+                        elif vector == ONE and (quirks & _Q_STOP_UNWRITTEN) == ZERO:
+                            stop_dr6 = DR6_RESET | cause
+                            if (quirks & _Q_STOP_WITHOUT_RTM) != ZERO:
+                                stop_dr6 &= ~DR6_RTM
+                            stop_dr7 = physical[p, HARDWARE_DR7]
+                        if is_outside and exit_class == _HEAVY:
+                            stop = ZERO  # an exit that goes to user space anyhow loses the step
+                        elif is_outside:
+                            key = vcpu[v, PENDING_KEY]
+                            vcpu[v, _EXITS_BY_CLASS_AT + exit_class] -= ONE
+                            vcpu[v, _EXITS_BY_CLASS_AT + _HEAVY] += ONE
+                            vcpu[v, PENDING_KEY] = (key & ~_CLASS_OF_KEY) | (_HEAVY << _KEY_CLASS)
+                            event_key = (event_key & ~_CLASS_OF_KEY) | (_HEAVY << _KEY_CLASS)
+                            handler = _NO_MOMENT
+                            target = _HEAVY
+                            step = _CLIMB
+                        else:
+                            is_exit = True
+                            code = U64(exception_codes[vector])
+                            handler = _NO_MOMENT
+                    elif is_outside:
+                        # The hypervisor raises it for the instruction that it has emulated.
+                        if leaves:
+                            story = _STORY_VMEXIT
+                        if is_taken and (is_svm or not leaves):
+                            moment = _DB_EXIT
+                        elif leaves and is_svm:
+                            vcpu[v, FIELD_DR6] = dr6_after_db(vcpu[v, FIELD_DR6], cause)
+                            vcpu[v, SHADOW_DR6] = vcpu[v, FIELD_DR6]
+                        elif not leaves:
+                            raising = cause
+                            story = _NOTHING
+                            step = _ENTER
+                    elif vector == ONE and not is_kept and (is_svm or not (is_taken or leaves)):
                         # The processor itself updates DR6 and clears GD; a VMX #DB exit does not.
                         physical[p, HARDWARE_DR6] = dr6_after_db(physical[p, HARDWARE_DR6], cause)
                         physical[p, HARDWARE_DR7] &= ~DR7_GD
@@ -681,11 +957,16 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             if ((declares >> (_R_SHADOW_KEEPS_GD - ONE)) & ONE) != ZERO:
                                 vcpu[v, DECLARED_DR7] |= DR7_GD
                                 vcpu[v, DECLARED_RULE] = _R_SHADOW_KEEPS_GD
-                    if is_taken:
+                    if (is_taken or leaves) and not is_outside and not is_told:
                         is_exit = True
                         code = U64(exception_codes[vector])
-                        if vector == ONE:
+                        handler = _NO_MOMENT
+                        if vector == ONE and is_taken and (is_svm or not leaves):
                             handler = _DB_EXIT
+                        if kind == _INT1 and (quirks & _Q_INT1_NOT_SKIPPED) != ZERO and not is_held:
+                            story = _STORY_DB_FAULT
+                        if leaves:
+                            story = _STORY_VMEXIT
                 if is_exit:
                     exit_class = _LIGHT
                     if group == _SIGNAL:
@@ -694,6 +975,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         exit_class = U64(classes[code, sub])
                     if (mark >> _CLASS_SHIFT) != ZERO and vector == _NO_VECTOR and group != _DR:
                         exit_class = mark >> _CLASS_SHIFT  # not of an answer to a MOV DR or an exception
+                    if vcpu[v, NESTED] != ZERO and exit_class == _FAST:
+                        if is_svm or code != _PREEMPTION_TIMER_REASON:
+                            exit_class = _LIGHT  # of a nested guest's exits only the timer's is fast
+                    if stop != ZERO:
+                        exit_class = _HEAVY
                     key = code | (exit_class << _KEY_CLASS) | (sub << _KEY_SUB)
                     key |= _SIGNAL_KEY if group == _SIGNAL else _EXIT_ACCOUNT
                     vcpu[v, PENDING_KEY] = key
@@ -706,7 +992,45 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     step = _CLIMB
             elif step == _DELIVER:
                 step = _DONE
-                if story >= _STORY_DB_FAULT:
+                if is_io and (quirks & _Q_MATCHES_IO) != ZERO and is_computed and not takes_db:
+                    if vcpu[v, HAS_DE] != ZERO and arg != ZERO and story == _NOTHING:
+                        hits = matching_slots(
+                            ACCESS_IO,
+                            selector,
+                            arg,
+                            vcpu[v, SHADOW],
+                            vcpu[v, SHADOW + 1],
+                            vcpu[v, SHADOW + 2],
+                            vcpu[v, SHADOW + 3],
+                            vcpu[v, SHADOW_DR7],
+                        )
+                        if (hits & _15) != ZERO:
+                            cause = hits >> _FOUR
+                            story = _STORY_DB_TRAP
+                            is_tail = True
+                if is_tail and stop == ZERO:
+                    step = _ATTEMPT
+                elif enters_nested:
+                    enters_nested = False
+                    p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                    entered_dr7 = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
+                    vcpu[v, NESTED] = ONE
+                    vcpu[v, NESTED_CONTROL] = value
+                    vcpu[v, NESTED_DR7] = entered_dr7
+                    if is_svm or (value & LOADS_CONTROLS) != ZERO:
+                        vcpu[v, SHADOW_DR7] = entered_dr7
+                    elif (quirks & _Q_NESTED_CONTROLS_ALWAYS) != ZERO:
+                        if ((declares >> (_R_NESTED_CONTROLS - ONE)) & ONE) != ZERO:
+                            vcpu[v, DECLARED_DR7] |= vcpu[v, TRUE_DR7] ^ entered_dr7
+                            vcpu[v, DECLARED_RULE] = _R_NESTED_CONTROLS
+                        vcpu[v, SHADOW_DR7] = entered_dr7
+                    if is_svm:
+                        entered_dr6 = vcpu[v, _STAGED_AT + _FOUR] & LOW_32
+                        vcpu[v, SHADOW_DR6] = canonical_dr6(entered_dr6, writable_dr6)
+                        vcpu[v, FIELD_DR6] = vcpu[v, SHADOW_DR6]
+                    control = _CONTROL_NESTED
+                    moment = _CONTROL_CHANGED
+                elif is_exception(story) or story == _STORY_VMEXIT or story == _STORY_REGISTERS:
                     step = _SHOW
                     source = _LIVE
                     p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
@@ -734,11 +1058,66 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     dr6 = canonical_dr6(dr6, writable_dr6)
                 seen = (dr6 & LOW_32) | (dr7 << _32)
                 step = _DONE
+                if story == _STORY_REGISTERS:
+                    dr6 &= ~vcpu[v, TRUE_UNDEFINED]
+                    if saves or source != _LIVE:
+                        seen = registers_digest(
+                            vcpu[v, SHADOW],
+                            vcpu[v, SHADOW + 1],
+                            vcpu[v, SHADOW + 2],
+                            vcpu[v, SHADOW + 3],
+                            dr6,
+                            dr7,
+                        )
+                    else:
+                        seen = registers_digest(
+                            physical[p, 0], physical[p, 1], physical[p, 2], physical[p, 3], dr6, dr7
+                        )
+                elif story == _STORY_VMEXIT:
+                    step = _LEAVE_NESTED
+            elif step == _LEAVE_NESTED:
+                step = _DONE
+                p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                is_saved = is_svm or (vcpu[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO
+                if not is_saved and (quirks & _Q_NESTED_CONTROLS_ALWAYS) != ZERO:
+                    is_saved = True
+                    if ((declares >> (_R_NESTED_CONTROLS - ONE)) & ONE) != ZERO:
+                        rule = _R_NESTED_CONTROLS
+                if is_saved:
+                    vcpu[v, NESTED_DR7] = seen >> _32
+                seen = ((seen if is_svm else cause) & LOW_32) | (vcpu[v, NESTED_DR7] << _32)
+                vcpu[v, NESTED] = ZERO
+                vcpu[v, SHADOW_DR7] = DR7_RESET
+                vcpu[v, DECLARED_DR7] = ZERO
+                control = _CONTROL_NESTED
+                moment = _CONTROL_CHANGED
+            elif step == _CLUSTER:
+                step = _HANDLED
+                p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                is_clustered = True
+                vcpu[v, CLUSTERED] += ONE
+                vcpu[v, CLUSTER] += ONE
+                condition = ONE if is_alias and vcpu[v, HAS_DE] != ZERO else ZERO
+                if (mode & _CPL) != ZERO:
+                    condition |= _TWO
+                if (vcpu[v, FIELD_DR7] & DR7_GD) != ZERO:
+                    condition |= _FOUR
+                if (mark & _RETIRED) == ZERO:
+                    check = (lane[CHECK_ORDER] >> (_TWO * condition)) & _THREE
+                moment = _DR_TRAPPED
             elif step == _HOST:
                 step = _CLIMB
                 target = _OUT_OF_SESSION
+                is_refused = kind == _HOST_DEBUGGER and (refuses & _REFUSES_DEBUGGER) != ZERO
+                if kind == _SET_DEBUGREGS or kind == _GET_DEBUGREGS:
+                    is_refused = (refuses & _REFUSES_DEBUGREGS) != ZERO
                 if kind == _STAGE:
                     vcpu[v, _STAGED_AT + arg] = value
+                    step = _DONE
+                elif is_refused:
+                    counts[REFUSED] += ONE
+                    for k in range(_SIX):
+                        vcpu[v, _STAGED_AT + k] = ZERO
                     step = _DONE
                 elif kind == _STATE:
                     vcpu[v, HAS_DE] = value & ONE
@@ -782,6 +1161,38 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if physical[p, RESIDENT] != ZERO:
                         control = _CONTROL_HOST
                         moment = _CONTROL_CHANGED
+                elif kind == _GET_DEBUGREGS:
+                    story = _STORY_REGISTERS
+                    step = _DELIVER
+                elif kind == _HOST_DEBUGGER:
+                    vcpu[v, CONTROL] = kept_control(selector)
+                    is_attached = vcpu[v, CONTROL] != ZERO
+                    owns = (vcpu[v, CONTROL] & USES_HW) != ZERO
+                    vcpu[v, DEBUGGER] = _OWNS_BREAKPOINTS if owns else (ONE if is_attached else ZERO)
+                    for k in range(_FOUR):
+                        vcpu[v, _DEBUGGER_DB_AT + k] = vcpu[v, _STAGED_AT + k]
+                    vcpu[v, DEBUGGER_DR7] = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
+                    for k in range(_SIX):
+                        vcpu[v, _STAGED_AT + k] = ZERO
+                    is_hazard = owns and vcpu[v, WINDOW] == _WINDOW_OPENING
+                    if is_hazard and ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO:
+                        for k in range(_SIX):
+                            vcpu[v, _DECLARED_AT + k] = ~ZERO
+                        vcpu[v, DECLARED_RULE] = _R_OPEN_SURVIVES
+                    control = _CONTROL_DEBUGGER
+                    moment = _CONTROL_CHANGED
+                    if (selector & INJECTS_DB) != ZERO:
+                        story = _STORY_DB_FAULT
+                        step = _DELIVER
+                        if (quirks & _Q_DB_KEEPS_GD) == ZERO:
+                            vcpu[v, SHADOW_DR7] &= ~DR7_GD
+                        elif (vcpu[v, SHADOW_DR7] & DR7_GD) != ZERO:
+                            if ((declares >> (_R_DB_KEEPS_GD - ONE)) & ONE) != ZERO:
+                                vcpu[v, DECLARED_DR7] |= DR7_GD
+                                vcpu[v, DECLARED_RULE] = _R_DB_KEEPS_GD
+                    elif (selector & INJECTS_BP) != ZERO:
+                        story = _STORY_BP
+                        step = _DELIVER
                 else:  # SET_DEBUGREGS, RESET, INIT
                     is_set = kind == _SET_DEBUGREGS
                     for k in range(_SIX):
@@ -803,6 +1214,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, TRUE_UNDEFINED] = ZERO
                     if not is_set:
                         vcpu[v, HAS_DE] = ZERO
+                        vcpu[v, NESTED] = ZERO
+                        vcpu[v, HELD] = ZERO
+                        vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
                     control = _CONTROL_DEBUGREGS if is_set else _CONTROL_RESET
                     moment = _CONTROL_CHANGED
             if moment == _NO_MOMENT:
@@ -867,7 +1281,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 closes = (mask & _A_ARM) != ZERO and vcpu[c, WINDOW] != _WINDOW_CLOSED
                 synchronizes = opens or closes or vcpu[c, WINDOW] == _WINDOW_OPENING
                 operations = own_operations
-                if moment == _DR_TRAPPED:
+                if moment == _DR_TRAPPED and not is_clustered:
                     operations += lane[TRAP_OPERATIONS]
                 if (mask & _A_HOST_SAVE) != ZERO:
                     owners = ZERO
@@ -1011,9 +1425,14 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[c, FIELD_DR7] = vcpu[c, EFFECTIVE_DR7]
                     vcpu[c, BELIEF] = ONE if (vcpu[c, EFFECTIVE_DR7] & DR7_ENABLES) != ZERO else ZERO
                 if (mask & _A_LOAD_DR0_3) != ZERO:
+                    owns = vcpu[c, DEBUGGER] == _OWNS_BREAKPOINTS
                     for k in range(_FOUR):
-                        physical[p, k] = vcpu[c, _EFFECTIVE_AT + k]
+                        word = vcpu[c, _EFFECTIVE_AT + k]
+                        is_debuggers = owns and word == vcpu[c, _DEBUGGER_DB_AT + k]
+                        physical[p, k] = word
                         physical[p, _OWNER_AT + k] = c + ONE
+                        if is_debuggers and word != vcpu[c, _SHADOW_AT + k]:
+                            physical[p, _OWNER_AT + k] = _DEBUGGER_OWNER
                     vcpu[c, LAST_LOAD] = p + ONE
                 if (mask & _A_LOAD_DR6) != ZERO:
                     if is_svm:
@@ -1072,10 +1491,16 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[c, WINDOW] = _WINDOW_OPENING
                         vcpu[c, WINDOW_SIZE] = ZERO
                     vcpu[c, ARMED] = ZERO
+                if moment == _DR_TRAPPED:
+                    if (mask & _A_STAY) == ZERO:
+                        vcpu[c, CLUSTER] = ZERO
+                    elif vcpu[c, CLUSTER] == ZERO:
+                        vcpu[c, CLUSTER] = ONE
                 packed = (operations & LOW_32) if synchronizes else ((operations & LOW_32) << _32)
                 packed += (host_operations & LOW_32) << _32
                 msr = (operations + host_operations) >> _32
-                if moment == _CONTROL_CHANGED or moment == _SCHEDULED_IN or moment == _SCHEDULED_OUT:
+                is_host_moment = moment == _CONTROL_CHANGED and control != _CONTROL_NESTED
+                if is_host_moment or moment == _SCHEDULED_IN or moment == _SCHEDULED_OUT:
                     bill_key = _HOST_ACCOUNT | (msr << _KEY_MSR)
                     bill_operations = packed
                 else:
@@ -1087,6 +1512,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if moment <= _ENTER_GUEST:
                 vcpu[c, RUNG] -= ONE
                 if moment == _ENTER_GUEST:
+                    vcpu[c, CLUSTER] = ZERO
                     is_skipped = vcpu[c, CONTROLS_ARE_OFF] != ZERO
                     if is_skipped and c == v:
                         event_key |= _SKIPPED
@@ -1130,7 +1556,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     physical[p, RESIDENT] = ZERO
                     vcpu[c, RESIDENT_ON] = ZERO
             elif moment == _CONTROL_CHANGED:
-                if control != _CONTROL_HOST and vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
+                is_set = control == _CONTROL_DEBUGREGS or control == _CONTROL_RESET
+                if is_set and vcpu[c, DEBUGGER] != _OWNS_BREAKPOINTS:
                     for k in range(_FOUR):
                         is_stale = vcpu[c, _EFFECTIVE_AT + k] != vcpu[c, _SHADOW_AT + k]
                         if is_stale and ((declares >> (_R_STALE_EFFECTIVE - ONE)) & ONE) != ZERO:
@@ -1167,8 +1594,15 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         # What the guest saw, against the reference.
         undefined = U64(true_undefined[i])
         if story != true_story or (story != _NOTHING and ((seen ^ true_value) & ~undefined) != ZERO):
+            if rule == ZERO and is_io and true_story == _STORY_DB_TRAP:
+                if ((declares >> (_R_IO_BREAKPOINT - ONE)) & ONE) != ZERO:
+                    rule = _R_IO_BREAKPOINT
+            if rule == ZERO and kind == _INT1 and not is_held:
+                if ((declares >> (_R_INT1_AS_DB - ONE)) & ONE) != ZERO:
+                    rule = _R_INT1_AS_DB
             is_declared = rule != ZERO
-            if not is_declared and group == _MATCH:
+            is_matched = group == _MATCH or group == _SOFTWARE or is_held or true_story == _STORY_DB_TRAP
+            if not is_declared and is_matched:
                 # Slots that may match otherwise: stale, or with an address or a condition declared.
                 slots = vcpu[v, STALE_SLOTS]
                 for k in range(_FOUR):
@@ -1193,6 +1627,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 allowed = vcpu[v, DECLARED_DR6] | (vcpu[v, DECLARED_DR7] << _32)
                 if story == _STORY_READ:
                     allowed = vcpu[v, _DECLARED_AT + slot]
+                elif story == _STORY_REGISTERS:
+                    allowed = ZERO
+                    for k in range(_SIX):
+                        if vcpu[v, _DECLARED_AT + k] != ZERO:
+                            allowed = ~ZERO  # a digest does not say which register differs
                 if ((seen ^ true_value) & ~undefined & ~allowed) == ZERO:
                     is_declared = True
                     rule = vcpu[v, DECLARED_RULE]
@@ -1206,15 +1645,16 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 declared[rule - ONE, 0] += ONE
                 if declared[rule - ONE, 1] == ZERO:
                     declared[rule - ONE, 1] = first_event + U64(i) + ONE
-                lane_raised = story >= _STORY_DB_FAULT
-                true_raised = true_story >= _STORY_DB_FAULT
-                if story == true_story and story >= _STORY_DB_FAULT:
+                lane_raised = is_exception(story)
+                true_raised = is_exception(true_story)
+                if story == true_story and lane_raised:
                     difference = (seen ^ true_value) & ~undefined
                     vcpu[v, DECLARED_DR6] |= difference & LOW_32
                     vcpu[v, DECLARED_DR7] |= difference >> _32
                     vcpu[v, DECLARED_RULE] = rule
                 if story != true_story:
-                    if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or group == _MATCH:
+                    is_debug = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT
+                    if is_debug or story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP:
                         vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                         vcpu[v, DECLARED_DR7] |= DR7_GD
                         vcpu[v, DECLARED_RULE] = rule
@@ -1234,15 +1674,54 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     counts[FIRST_TRUE_VALUE] = true_value
         if story != _NOTHING and story != _STORY_NOT_TAKEN:
             counts[DIGEST] += mixed(first_event + U64(i), v, story, seen & ~undefined)
-        if true_story >= _STORY_DB_FAULT and true_story != _STORY_NOT_TAKEN:
+        if stop != ZERO:
+            rows = counts[DEBUG_EXIT_ROWS]
+            at = ZERO
+            while at < rows and (
+                debug_exits[at, DEBUG_EXIT_EXCEPTION] != stop
+                or debug_exits[at, DEBUG_EXIT_DR6] != stop_dr6
+                or debug_exits[at, DEBUG_EXIT_DR7] != stop_dr7
+            ):
+                at += ONE
+            if at >= _LAST_DEBUG_EXIT:
+                at = _LAST_DEBUG_EXIT
+            elif at == rows:
+                debug_exits[at, DEBUG_EXIT_EXCEPTION] = stop
+                debug_exits[at, DEBUG_EXIT_DR6] = stop_dr6
+                debug_exits[at, DEBUG_EXIT_DR7] = stop_dr7
+                counts[DEBUG_EXIT_ROWS] += ONE
+            if debug_exits[at, DEBUG_EXIT_COUNT] == ZERO:
+                debug_exits[at, DEBUG_EXIT_FIRST] = first_event + U64(i)
+            debug_exits[at, DEBUG_EXIT_COUNT] += ONE
+        if true_story == _STORY_VMEXIT:
+            vcpu[v, TRUE_DR7] = DR7_RESET
+            if is_svm:
+                vcpu[v, TRUE_DR6] = true_value & LOW_32
+                vcpu[v, TRUE_UNDEFINED] = undefined
+        elif kind == _VMRUN:
+            if is_svm or (value & LOADS_CONTROLS) != ZERO:
+                vcpu[v, TRUE_DR7] = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
+            if is_svm:
+                vcpu[v, TRUE_DR6] = canonical_dr6(vcpu[v, _STAGED_AT + _FOUR] & LOW_32, writable_dr6)
+                vcpu[v, TRUE_UNDEFINED] = ZERO
+        elif is_exception(true_story):
             vcpu[v, TRUE_DR6] = true_value & LOW_32
             vcpu[v, TRUE_DR7] = true_value >> _32
             vcpu[v, TRUE_UNDEFINED] = undefined
-        elif is_write and true_story == _NOTHING and (mark & _NOT_RETIRED) == ZERO:
-            vcpu[v, _TRUE_AT + slot] = true_value
-            if slot == _FOUR:
+        is_written = is_write and (mark & _NOT_RETIRED) == ZERO
+        if is_written and (mark & _RETIRED) == ZERO and takes_db:
+            # General detect that the debugger takes leaves the access undone.
+            tested = vcpu[v, DEBUGGER_DR7] if (host_control & USES_HW) != ZERO else vcpu[v, TRUE_DR7]
+            is_mine = (host_control & USES_HW) != ZERO or is_svm
+            is_written = not is_mine or (tested & DR7_GD) == ZERO
+        if is_written and (true_story == _NOTHING or true_story == _STORY_DB_TRAP):
+            if true_story == _NOTHING:
+                vcpu[v, _TRUE_AT + slot] = true_value
+            elif slot < _FOUR:
+                vcpu[v, _TRUE_AT + slot] = value  # DR6 and DR7 come with the trap
+            if slot == _FOUR and true_story == _NOTHING:
                 vcpu[v, TRUE_UNDEFINED] = ZERO
-            if story < _STORY_DB_FAULT:
+            if not is_exception(story):
                 vcpu[v, _DECLARED_AT + slot] = ZERO
                 if slot < _FOUR:
                     vcpu[v, STALE_SLOTS] &= ~(ONE << slot)

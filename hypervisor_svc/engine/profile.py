@@ -53,6 +53,8 @@ class Group(IntEnum):
     RECORDED_EXIT = 8
     SIGNAL = 9
     HOST = 10
+    SOFTWARE = 11  # raises an exception by itself, or holds one back
+    NESTED = 12
 
 
 _SPECIAL_GROUPS: Final = {
@@ -64,6 +66,8 @@ _SPECIAL_GROUPS: Final = {
     Group.EXCEPTION: (EventKind.EXCEPTION,),
     Group.RECORDED_EXIT: (EventKind.EXIT,),
     Group.SIGNAL: (EventKind.SIGNAL,),
+    Group.SOFTWARE: (EventKind.INT1, EventKind.INT3, EventKind.INTN, EventKind.MOV_SS),
+    Group.NESTED: (EventKind.VMRUN, EventKind.VMEXIT_TO_L1),
     Group.HOST: tuple(EventKind(number) for number in range(EventKind.SCHED_OUT, EventKind.ADVANCE + 1)),
 }
 
@@ -92,6 +96,7 @@ _EXITS: Final[dict[EventKind, tuple[int, int]]] = {
     EventKind.EXTERNAL_INTERRUPT: (1, 0x60),
     EventKind.NMI: (0, 0x61),
     EventKind.PREEMPTION_TIMER: (52, 0x60),
+    EventKind.VMRUN: (20, 0x80),
 }
 
 

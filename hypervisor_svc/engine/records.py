@@ -54,7 +54,15 @@ EXECUTED: Final = 60  # counts from here
 TRAPPED: Final = 61
 WINDOWS: Final = 62
 EXITS_BY_CLASS: Final = 63  # fast, light, heavy
-VCPU_FIELDS: Final = 66
+CLUSTERED: Final = 66  # counts to here
+CLUSTER: Final = 67  # accesses emulated since the last exit of a MOV DR; 0 where none may follow
+SHADOW_OF_SS: Final = 68  # of MOV SS, as in the reference
+HELD: Final = 69
+CONTROL: Final = 70  # of the host's debugger
+NESTED: Final = 71
+NESTED_CONTROL: Final = 72
+NESTED_DR7: Final = 73
+VCPU_FIELDS: Final = 74
 
 KEEP_MEMORY: Final = 255  # next memory of a cell that leaves the memory alone
 
@@ -77,6 +85,7 @@ PHYSICAL_FIELDS: Final = 19
 
 OWNER_NOBODY: Final = 0  # reset values
 OWNER_HOST: Final = 257  # a vCPU is its number plus one
+OWNER_DEBUGGER: Final = 258  # the host's debugger of a vCPU
 
 # Constants of a lane.
 IS_SVM: Final = 0
@@ -93,7 +102,14 @@ IS_COMPUTED: Final = 10
 RUNG_OF_SAVING: Final = 11  # on whose way up DR6 is saved; 0 for none
 UNINTERCEPTED: Final = 12
 RECOMPUTE_OPERATIONS: Final = 13
-LANE_FIELDS: Final = 14
+CLUSTER_GAP: Final = 14
+CLUSTER_ACCESSES: Final = 15
+REFUSES: Final = 16  # the bits below
+LANE_FIELDS: Final = 17
+
+REFUSES_DEBUGREGS: Final = 1
+REFUSES_DEBUGGER: Final = 2
+REFUSES_NESTING: Final = 4
 
 # Where a trapped read of DR6 or DR7 is answered from.
 READ_LIVE: Final = 0  # what the processor (SVM outside the guest: the field) holds
@@ -117,7 +133,18 @@ FIRST_TRUE_VALUE: Final = 12
 BILL_ROWS: Final = 13
 DECISION_ROWS: Final = 14
 FAILURE: Final = 15  # see below
-COUNT_FIELDS: Final = 16
+REFUSED: Final = 16  # changes from outside
+DEBUG_EXIT_ROWS: Final = 17
+COUNT_FIELDS: Final = 18
+
+# What a host debugger was told, a row a content.
+DEBUG_EXIT_EXCEPTION: Final = 0
+DEBUG_EXIT_DR6: Final = 1
+DEBUG_EXIT_DR7: Final = 2
+DEBUG_EXIT_COUNT: Final = 3
+DEBUG_EXIT_FIRST: Final = 4  # event
+DEBUG_EXIT_FIELDS: Final = 5
+MOST_DEBUG_EXITS: Final = 64  # the last row takes what has no row of its own
 
 FAILURE_BILL_FULL: Final = 1
 FAILURE_LIVE_LOCK: Final = 2
@@ -148,7 +175,7 @@ WINDOW_BUCKETS: Final = 128
 LEAK_USED_BY_GUEST: Final = 0
 LEAK_ARMED_IN_GUEST: Final = 1
 LEAK_ARMED_IN_HOST: Final = 2
-LEAK_OWNERS: Final = 258
+LEAK_OWNERS: Final = 259
 
 
 def new_vcpus(initial_physical_cpus: tuple[int, ...], *, is_armed: bool) -> Words:
@@ -158,7 +185,7 @@ def new_vcpus(initial_physical_cpus: tuple[int, ...], *, is_armed: bool) -> Word
         vcpus[:, base + 4] = DR6_RESET
         vcpus[:, base + 5] = DR7_RESET
     vcpus[:, FIELD_DR6] = DR6_RESET
-    vcpus[:, [EFFECTIVE_DR7, FIELD_DR7, DEBUGGER_DR7]] = DR7_RESET
+    vcpus[:, [EFFECTIVE_DR7, FIELD_DR7, DEBUGGER_DR7, NESTED_DR7]] = DR7_RESET
     vcpus[:, RUNG] = 4
     vcpus[:, ARMED] = is_armed
     vcpus[:, HOME] = initial_physical_cpus

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 _BYTE: Final = 0xFF
 _SCHEMA: Final = 1
 _DB_SLOTS: Final = 4
-_VECTOR_OF: Final = {Story.DB_FAULT: VECTOR_DB, Story.UD: VECTOR_UD, Story.GP: VECTOR_GP}
+_VECTOR_OF: Final = {
+    Story.DB_FAULT: VECTOR_DB,
+    Story.DB_TRAP: VECTOR_DB,
+    Story.UD: VECTOR_UD,
+    Story.GP: VECTOR_GP,
+}
 
 
 def _operations(packed: int, msr_accesses: int = 0) -> policy_pb2.OperationCounts:
@@ -41,6 +46,9 @@ def decision(number: int, words: records.Words, profile: Profile) -> outcome_pb2
     account = key >> records.KEY_ACCOUNT_SHIFT & 7
     story = key >> records.KEY_STORY_SHIFT & 15
     is_again = bool(key & records.KEY_SECOND)
+    vector = _VECTOR_OF.get(Story(story))
+    # A nested guest's access that was first run again leaves for its hypervisor with the same reason.
+    second = key & 0xFFFF_FFFF if vector is None else int(profile.exception_codes[vector])
     return outcome_pb2.Decision(
         number=number,
         exited=account in (records.ACCOUNT_EXIT, records.ACCOUNT_SIGNAL),
@@ -55,7 +63,7 @@ def decision(number: int, words: records.Words, profile: Profile) -> outcome_pb2
         synchronization=_operations(operations & 0xFFFF_FFFF),
         standing=_operations(operations >> records.STANDING_SHIFT, key >> records.KEY_MSR_SHIFT & _BYTE),
         exited_again=is_again,
-        second_reason=int(profile.exception_codes[_VECTOR_OF[Story(story)]]) if is_again else 0,
+        second_reason=second if is_again else 0,
         skipped_debug_controls=bool(key & records.KEY_SKIPPED),
     )
 
@@ -85,7 +93,12 @@ def _describe(story: int, value: int) -> str:
         Story.UD: "#UD",
         Story.GP: "#GP(0)",
         Story.GP_SKIPPED: "#GP(0) with the instruction skipped",
+        Story.BP: "#BP",
     }
+    if story == Story.REGISTERS:
+        return f"six registers of digest {value:#x}"
+    if story == Story.VMEXIT:
+        return f"the nested guest left (DR7 {value >> 32:#x}, DR6 or cause {value & 0xFFFF_FFFF:#x})"
     name = exceptions.get(Story(story), Story(story).name)
     return f"{name} (DR6 {value & 0xFFFF_FFFF:#x}, DR7 {value >> 32:#x})"
 
@@ -188,6 +201,20 @@ def _leak_counts(leaks: records.Words) -> list[report_pb2.LeakCount]:
     ]
 
 
+def _debug_exits(lane: Lane) -> list[report_pb2.DebugExit]:
+    rows = lane.state.debug_exits
+    return [
+        report_pb2.DebugExit(
+            exception=int(row[records.DEBUG_EXIT_EXCEPTION]),
+            dr6=int(row[records.DEBUG_EXIT_DR6]),
+            dr7=int(row[records.DEBUG_EXIT_DR7]),
+            count=int(row[records.DEBUG_EXIT_COUNT]),
+            first_event=int(row[records.DEBUG_EXIT_FIRST]),
+        )
+        for row in rows[rows[:, records.DEBUG_EXIT_COUNT] > 0]
+    ]
+
+
 def _vcpu_reports(lane: Lane, one: Reference) -> list[report_pb2.VcpuReport]:
     reports = []
     registers = lane.final_registers()
@@ -202,6 +229,7 @@ def _vcpu_reports(lane: Lane, one: Reference) -> list[report_pb2.VcpuReport]:
                 windows=int(row[records.WINDOWS]),
                 exits_by_class=[int(row[records.EXITS_BY_CLASS + k]) for k in range(3)],
                 registers=_registers(db, dr6, dr7, int(one.state[vcpu, ref.UNDEFINED])),
+                mov_dr_clustered=int(row[records.CLUSTERED]),
             )
         )
     return reports
@@ -252,6 +280,8 @@ def _lane_report(lane: Lane, one: Reference, engine: Engine) -> report_pb2.LaneR
         ],
         story_digest=counts[records.DIGEST],
         open_windows=int((state.vcpus[:, records.WINDOW] == records.WINDOW_OPEN).sum()),
+        debug_exits=_debug_exits(lane),
+        refused_controls=counts[records.REFUSED],
     )
     if counts[records.FIRST_EVENT]:
         numbers = (counts[records.FIRST_EVENT] - 1, *counts[records.FIRST_VCPU : records.FIRST_REGISTER + 1])
@@ -266,6 +296,10 @@ def _lane_report(lane: Lane, one: Reference, engine: Engine) -> report_pb2.LaneR
     if engine.events_by_kind[EventKind.EXIT] and one.key.vendor != engine.config.leading.vendor:
         report.verdict = report_pb2.VERDICT_NOT_COMPARABLE
         report.note = "recorded exits are numbered as on the leading vendor"
+        return report
+    if report.refused_controls:
+        report.verdict = report_pb2.VERDICT_NOT_COMPARABLE
+        report.note = f"the policy refuses {report.refused_controls} changes from outside"
         return report
     conflicts = int(one.counts[ref.CONFLICTS])
     if conflicts:

@@ -8,23 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.debugreg import VECTOR_DB
-from exitlab.events import COLUMN_DTYPES, Column, EventColumns, EventKind, Mark, Mode
+from exitlab.events import COLUMN_DTYPES, FETCH_END, Column, EventColumns, EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.engine.profile import EXCEPTION_VECTORS
 
 MAX_REASONS: Final = 1024
 _KINDS: Final = len(EventKind)
-_NOT_MODELLED: Final = (
-    EventKind.VMRUN,
-    EventKind.VMEXIT_TO_L1,
-    EventKind.HOST_DEBUGGER,
-    EventKind.GET_DEBUGREGS,
-)
-_NOT_COMPUTED: Final = (EventKind.INT1, EventKind.POPF, EventKind.MOV_SS, EventKind.STI)
 _EXCEPTION: Final = int(EventKind.EXCEPTION)
 _FIRST_HOST_KIND: Final = int(EventKind.SCHED_OUT)
 _CONDITIONAL: Final = np.uint8(Mark.IF_FAULT | Mark.IF_OK)
 _BOTH_RETIRED: Final = np.uint8(Mark.RETIRED | Mark.NOT_RETIRED)
+_MOV_FROM_DR: Final = int(EventKind.MOV_FROM_DR)
+_TF: Final = np.uint8(Mode.TF)
 _READ: Final = int(EventKind.READ)
 _WRITE: Final = int(EventKind.WRITE)
 _RECORDED_DB: Final = np.uint32(VECTOR_DB)
@@ -50,15 +45,14 @@ class Rule(IntEnum):
     NONE = 0
     KIND = 1
     VCPU = 2
-    NOT_MODELLED = 3
+    STEPPED_READ = 3
     ARG = 4
     SELECTOR = 5
     RECORDED_DB = 6
-    MODE = 7
-    BOTH_CONDITIONS = 8
-    HOST_CONDITION = 9
-    BOTH_RETIRED = 10
-    NO_LENGTH = 11
+    BOTH_CONDITIONS = 7
+    HOST_CONDITION = 8
+    BOTH_RETIRED = 9
+    NO_LENGTH = 10
 
 
 class BadEvents(ValueError):
@@ -85,7 +79,7 @@ _U8 = nt.Array(nt.uint8, 1, "C", readonly=True, aligned=False)
 _U32 = nt.Array(nt.uint32, 1, "C", readonly=True, aligned=False)
 _SIGNATURE = nt.int64(
     *(_U8, _U8, _U8, _U8, _U8, _U32),
-    *(nt.int64, nt.boolean, nt.uint8, nt.uint8[::1], nt.uint8[::1], nt.uint32[::1]),
+    *(nt.int64, nt.boolean, nt.uint8[::1], nt.uint32[::1]),
     *(nt.uint64[::1], nt.int64[::1]),
 )
 
@@ -100,8 +94,6 @@ def _first_broken(  # type: ignore[no-untyped-def]  # noqa: PLR0912  # typed by 
     selectors,
     vcpu_count,
     is_computed,
-    refused_modes,
-    refused_kinds,
     largest_args,
     largest_selectors,
     counts,
@@ -115,7 +107,7 @@ def _first_broken(  # type: ignore[no-untyped-def]  # noqa: PLR0912  # typed by 
             broken = 1
         elif vcpus[i] >= vcpu_count:
             broken = 2
-        elif refused_kinds[kind] != 0:
+        elif is_computed and kind == _MOV_FROM_DR and (modes[i] & _TF) != 0:
             broken = 3
         elif args[i] > largest_args[kind]:
             broken = 4
@@ -123,16 +115,14 @@ def _first_broken(  # type: ignore[no-untyped-def]  # noqa: PLR0912  # typed by 
             broken = 5
         elif is_computed and kind == _EXCEPTION and selectors[i] == _RECORDED_DB:
             broken = 6
-        elif (modes[i] & refused_modes) != 0:
-            broken = 7
         elif (marks[i] & _CONDITIONAL) == _CONDITIONAL:
-            broken = 8
+            broken = 7
         elif kind >= _FIRST_HOST_KIND and (marks[i] & _CONDITIONAL) != 0:
-            broken = 9
+            broken = 8
         elif (marks[i] & _BOTH_RETIRED) == _BOTH_RETIRED:
-            broken = 10
+            broken = 9
         elif _READ <= kind <= _WRITE and args[i] == 0:
-            broken = 11
+            broken = 10
         if broken != 0:
             where[0] = i
             return broken
@@ -149,13 +139,12 @@ class Checker:
         self._physical_cpus = physical_cpus
         self._is_computed = is_computed
         self._reasons: set[int] = set()
-        self._refused_modes = np.uint8(Mode.TF | Mode.INTERRUPT_SHADOW if is_computed else 0)
-        self._refused_kinds = np.zeros(64, np.uint8)
-        self._refused_kinds[[*_NOT_MODELLED, *(_NOT_COMPUTED if is_computed else ())]] = 1
         self._largest_args = np.full(64, 255, np.uint8)
         self._largest_args[[EventKind.MOV_TO_DR, EventKind.MOV_FROM_DR]] = 7
         self._largest_args[EventKind.STAGE] = 5
         self._largest_args[EventKind.STATE] = 0
+        self._largest_args[EventKind.FETCH] = FETCH_END
+        self._largest_args[EventKind.MOV_SS] = 8
         self._largest_selectors = np.full(64, 0xFFFF_FFFF, np.uint32)
         self._largest_selectors[EventKind.EXCEPTION] = EXCEPTION_VECTORS - 1
         self._largest_selectors[[EventKind.SCHED_IN, EventKind.HOST_BREAKPOINTS]] = physical_cpus - 1
@@ -171,12 +160,12 @@ class Checker:
         where = np.zeros(1, np.int64)
         broken = _first_broken(
             *(block.kinds, block.args, block.modes, block.marks, block.vcpus, block.selectors),
-            *(self._vcpus, self._is_computed, self._refused_modes, self._refused_kinds),
+            *(self._vcpus, self._is_computed),
             *(self._largest_args, self._largest_selectors, counts, where),
         )
         if broken:
             self._refuse(Rule(broken), block, int(where[0]), first_event)
-        if counts[EventKind.EXIT]:
+        if counts[EventKind.EXIT] or counts[EventKind.VMEXIT_TO_L1]:
             self._check_reasons(block, first_event)
         return counts
 
@@ -187,7 +176,10 @@ class Checker:
         field, text = {
             Rule.KIND: ("kinds", f"kind {number} is unknown, expected 1 to {_KINDS}"),
             Rule.VCPU: ("vcpus", f"vCPU {block.vcpus[at]} is out of range, the session has {self._vcpus}"),
-            Rule.NOT_MODELLED: ("kinds", f"{kind} is not modelled yet in such a session"),
+            Rule.STEPPED_READ: (
+                "modes",
+                f"TF on {kind}, which shows its value; it goes on a FETCH of arg {FETCH_END} that follows",
+            ),
             Rule.ARG: ("args", f"{kind} of {arg} does not exist, 0 to {self._largest_args[number % 64]} do"),
             Rule.SELECTOR: (
                 "selectors",
@@ -196,10 +188,6 @@ class Checker:
                 else f"{kind} names physical CPU {selector}, the session has {self._physical_cpus}",
             ),
             Rule.RECORDED_DB: ("kinds", "a recorded #DB in a session that computes breakpoints"),
-            Rule.MODE: (
-                "modes",
-                f"TF and the interrupt shadow are not modelled yet (modes {int(block.modes[at]):#x})",
-            ),
             Rule.BOTH_CONDITIONS: ("marks", "IF_FAULT and IF_OK exclude each other"),
             Rule.HOST_CONDITION: ("marks", f"{kind} cannot depend on a guest's fault"),
             Rule.BOTH_RETIRED: ("marks", "known to have retired and not retired exclude each other"),
@@ -213,7 +201,8 @@ class Checker:
         return len(self._reasons)
 
     def _check_reasons(self, block: Block, first_event: int) -> None:
-        recorded = np.flatnonzero(block.kinds == EventKind.EXIT)
+        is_recorded = (block.kinds == EventKind.EXIT) | (block.kinds == EventKind.VMEXIT_TO_L1)
+        recorded = np.flatnonzero(is_recorded)
         codes, firsts = np.unique(block.selectors[recorded], return_index=True)
         known = {int(code): int(first) for code, first in zip(codes, firsts, strict=True)}
         fresh = sorted((first, code) for code, first in known.items() if code not in self._reasons)

@@ -64,6 +64,7 @@ class Control(IntEnum):
     RESET = 1
     DEBUGGER = 2
     HOST_BREAKPOINTS = 3
+    NESTED = 4  # a nested guest was entered or left, and DR7 switched
 
 
 class Input(IntEnum):
@@ -101,7 +102,7 @@ INPUT_SIZES: Final[dict[Input, int]] = {
     Input.IS_WRITE: 2,
     Input.REGISTER_CLASS: 3,
     Input.WOULD_ENABLE: 2,
-    Input.CONTROL: 4,
+    Input.CONTROL: 5,
 }
 
 _ALWAYS_SHOWN: Final = tuple(Input)[: Input.CHECK]
@@ -218,6 +219,7 @@ class Quirk(IntFlag):
     INT1_NOT_SKIPPED = 1 << 7  # an INT1 that exits is raised before it, not after it
     NESTED_TRAPS_FIRST = 1 << 8  # what L1 wants is answered by the table once before L1 gets it
     NESTED_CONTROLS_ALWAYS = 1 << 9  # nested entries and exits always switch DR7
+    MATCHES_IO = 1 << 10  # an I/O instruction that exits is matched by the hypervisor
 
 
 class Deviation(IntEnum):

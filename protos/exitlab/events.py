@@ -96,6 +96,28 @@ class Mark(IntFlag):
     CLASS = 0b11 << 6
 
 
+class DebuggerControl(IntFlag):
+    """Bits of the selector of HOST_DEBUGGER: control flags of KVM_SET_GUEST_DEBUG."""
+
+    ENABLE = 0x1
+    SINGLESTEP = 0x2
+    USE_SW_BP = 0x1_0000
+    USE_HW_BP = 0x2_0000
+    INJECT_DB = 0x4_0000
+    INJECT_BP = 0x8_0000
+    BLOCKIRQ = 0x10_0000
+
+
+class NestedControl(IntFlag):
+    """Bits of the value of VMRUN: what the guest hypervisor asks for."""
+
+    INTERCEPTS_MOV_DR = 1
+    LOADS_DEBUG_CONTROLS = 2
+    SAVES_DEBUG_CONTROLS = 4
+    INTERCEPTS_DB = 8
+
+
+FETCH_END: Final = 1  # arg of FETCH: nothing is fetched, the instruction under way retires here
 MMIO_WRITE: Final = 0x80  # added to the width in the arg of MMIO
 STATE_CR4_DE: Final = 0  # arg of STATE: value is CR4.DE
 STAGE_DR6: Final = 4  # arg of STAGE; 0 to 3 stand for DR0 to DR3

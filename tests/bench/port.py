@@ -3,10 +3,11 @@
 ``python -m tests.bench.port`` writes it again after a change of the loop.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, Final
 
-from hypervisor_svc.arch import debug_registers
+from hypervisor_svc.arch import controls, debug_registers, story
 from hypervisor_svc.engine import oracle
 from tests.bench.translate import Function, source_of
 
@@ -18,7 +19,10 @@ HELPERS: Final = (
     debug_registers.dr6_after_db,
     debug_registers._slot_matches,
     debug_registers.matching_slots,
+    debug_registers.registers_digest,
     debug_registers.mixed,
+    story.is_exception,
+    controls.kept_control,
 )
 _HEAD: Final = """\
 /*
@@ -44,9 +48,10 @@ typedef u64 u64_anywhere __attribute__((aligned(1)));
 
 
 def _helper(function: Any) -> str:
-    port = Function(function, debug_registers)
+    python = source_of(function)
+    port = Function(function, sys.modules[python.__module__])
     parameters = ", ".join(f"u64 {name}" for name in port.parameters)
-    name = source_of(function).__name__.lstrip("_")
+    name = python.__name__.lstrip("_")
     return f"static inline u64 {name}({parameters})\n{{\n{port.body()}\n}}\n"
 
 

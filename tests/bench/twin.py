@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hypervisor_svc.arch import debug_registers
+from hypervisor_svc.arch import controls, debug_registers, story
 from hypervisor_svc.engine import oracle, profile, records
 from hypervisor_svc.engine.vocabulary import Input
 from tests.bench.loop import Call, Loop
@@ -28,6 +28,7 @@ ROWS: Final[dict[str, tuple[int, ...]]] = {
     "physical": (records.PHYSICAL_FIELDS,),
     "bill_keys": (2,),
     "leaks": (8, records.LEAK_OWNERS),
+    "debug_exits": (records.DEBUG_EXIT_FIELDS,),
     "declared": (2,),
     "decision_keys": (2,),
     "decisions": (2,),
@@ -41,7 +42,7 @@ class NoTwin(RuntimeError):
 def layout() -> str:
     """Return the header that gives the loop in C the engine's numbers."""
     numbers: dict[str, int] = {}
-    for module in (profile, debug_registers, oracle):
+    for module in (profile, debug_registers, controls, story, oracle):
         for name, value in vars(module).items():
             is_number = isinstance(value, int | np.integer) and not isinstance(value, IntEnum | IntFlag)
             if name.isupper() and is_number:

@@ -46,17 +46,10 @@ REFUSALS: Final[tuple[tuple[Row, tuple[dict[str, bool], ...], str, tuple[str, ..
     (event(EventKind.STATE, arg=1), BOTH, "args", ("STATE", "1")),
     (event(EventKind.SCHED_IN, selector=3), BOTH, "selectors", ("SCHED_IN", "physical CPU 3", "3")),
     (event(EventKind.HOST_BREAKPOINTS, selector=0xFFFF_FFFF), BOTH, "selectors", ("HOST_BREAKPOINTS",)),
-    *(
-        (event(one), BOTH, "kinds", (one.name, "not modelled"))
-        for one in (EventKind.VMRUN, EventKind.VMEXIT_TO_L1, EventKind.HOST_DEBUGGER, EventKind.GET_DEBUGREGS)
-    ),
-    *(
-        (event(one), (COMPUTED,), "kinds", (one.name, "not modelled"))
-        for one in (EventKind.INT1, EventKind.POPF, EventKind.MOV_SS, EventKind.STI)
-    ),
+    (event(EventKind.FETCH, arg=2), BOTH, "args", ("FETCH of 2", "0 to 1")),
+    (event(EventKind.MOV_SS, arg=9), BOTH, "args", ("MOV_SS of 9", "0 to 8")),
+    (get_dr(0, modes=int(Mode.TF)), (COMPUTED,), "modes", ("TF", "MOV_FROM_DR", "FETCH of arg 1")),
     (event(EventKind.EXCEPTION, selector=1), (COMPUTED,), "kinds", ("recorded #DB",)),
-    (cpuid(modes=int(Mode.TF)), (COMPUTED,), "modes", ("TF",)),
-    (cpuid(modes=int(Mode.INTERRUPT_SHADOW)), (COMPUTED,), "modes", ("interrupt shadow",)),
     (cpuid(marks=IF_FAULT | IF_OK), BOTH, "marks", ("IF_FAULT", "IF_OK")),
     (event(EventKind.SCHED_OUT, marks=IF_FAULT), BOTH, "marks", ("SCHED_OUT",)),
     (event(EventKind.ADVANCE, marks=IF_OK), BOTH, "marks", ("ADVANCE",)),

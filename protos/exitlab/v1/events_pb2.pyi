@@ -80,7 +80,9 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_KIND_INVD: _EventKind.ValueType  # 26
     """INVD."""
     EVENT_KIND_FETCH: _EventKind.ValueType  # 27
-    """An instruction fetch that an instruction breakpoint could match; value = linear address."""
+    """An instruction fetch that an instruction breakpoint could match; value = linear address. With arg 1
+    nothing is fetched: the instruction under way, whose own event has shown a value, retires here.
+    """
     EVENT_KIND_READ: _EventKind.ValueType  # 28
     """A data read that a breakpoint could match; arg = length in bytes, value = linear address."""
     EVENT_KIND_WRITE: _EventKind.ValueType  # 29
@@ -216,7 +218,9 @@ EVENT_KIND_WBINVD: EventKind.ValueType  # 25
 EVENT_KIND_INVD: EventKind.ValueType  # 26
 """INVD."""
 EVENT_KIND_FETCH: EventKind.ValueType  # 27
-"""An instruction fetch that an instruction breakpoint could match; value = linear address."""
+"""An instruction fetch that an instruction breakpoint could match; value = linear address. With arg 1
+nothing is fetched: the instruction under way, whose own event has shown a value, retires here.
+"""
 EVENT_KIND_READ: EventKind.ValueType  # 28
 """A data read that a breakpoint could match; arg = length in bytes, value = linear address."""
 EVENT_KIND_WRITE: EventKind.ValueType  # 29

@@ -436,7 +436,7 @@ class PolicyTable(google.protobuf.message.Message):
         """Names of the engine's emulation quirks that apply:
         GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, SKIPS_ON_FAULT, FULL_OPERAND, STOP_WITHOUT_RTM,
         STOP_SHOWS_SHADOW, STOP_UNWRITTEN, INT1_NOT_SKIPPED, NESTED_TRAPS_FIRST,
-        NESTED_CONTROLS_ALWAYS.
+        NESTED_CONTROLS_ALWAYS, MATCHES_IO.
         """
 
     @property

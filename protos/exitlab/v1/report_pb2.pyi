@@ -353,7 +353,7 @@ class LeakCount(google.protobuf.message.Message):
     register: builtins.int
     """The register: 0 to 3, or 6."""
     owner: builtins.int
-    """Whose value it was: a vCPU, or 256 for the host."""
+    """Whose value it was: a vCPU, 256 for the host, or 257 for a host's debugger."""
     count: builtins.int
     """How often."""
     def __init__(

@@ -1,0 +1,39 @@
+"""What stands around a guest's debug registers: MOV SS's shadow, the host's debugger, the nesting guest.
+
+All numbers are ``uint64``, for the compiled loops.
+"""
+
+from typing import Final
+
+from exitlab.events import FETCH_END, DebuggerControl, NestedControl
+from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.arch.debug_registers import U64, ZERO
+
+END_OF_FETCH: Final = U64(FETCH_END)
+
+# How far the shadow of a MOV SS has come.
+SHADOW_NONE: Final = U64(0)
+SHADOW_CAST: Final = U64(1)  # MOV SS was the last instruction
+SHADOW_FETCHED: Final = U64(2)  # and the next has been fetched
+SHADOW_OVERDUE: Final = U64(3)  # what is held comes instead of the next event
+
+# Control flags of the host's debugger.
+TAKES_DB: Final = U64(DebuggerControl.SINGLESTEP | DebuggerControl.USE_HW_BP)
+USES_HW: Final = U64(DebuggerControl.USE_HW_BP)
+USES_SW: Final = U64(DebuggerControl.USE_SW_BP)
+INJECTS_DB: Final = U64(DebuggerControl.INJECT_DB)
+INJECTS_BP: Final = U64(DebuggerControl.INJECT_BP)
+_ENABLE: Final = U64(DebuggerControl.ENABLE)
+_INJECTS: Final = U64(DebuggerControl.INJECT_DB | DebuggerControl.INJECT_BP)
+
+# What a guest hypervisor asks for.
+WANTS_MOV_DR: Final = U64(NestedControl.INTERCEPTS_MOV_DR)
+LOADS_CONTROLS: Final = U64(NestedControl.LOADS_DEBUG_CONTROLS)
+SAVES_CONTROLS: Final = U64(NestedControl.SAVES_DEBUG_CONTROLS)
+WANTS_DB: Final = U64(NestedControl.INTERCEPTS_DB)
+
+
+@compiled()
+def kept_control(selector):  # type: ignore[no-untyped-def]  # numba infers
+    """Return the flags that stay in force after HOST_DEBUGGER; without ENABLE, none."""
+    return selector & ~_INJECTS if (selector & _ENABLE) != ZERO else ZERO
