@@ -4,6 +4,7 @@ A lane's report counts how often exits of one reason happened with one pattern o
 exit of such a row costs the same, so that totals and percentiles follow exactly:
 
     an exit = transition + handler (+ userspace, if heavy) (- the debug controls, if skipped)
+            + accesses clustered with it
             + operations x prices
 
 The first line is ``exit_cycles``. Operations are ``synchronization_cycles`` where they open or close
@@ -102,7 +103,8 @@ def _exit_cycles(vendor: int, row: report_pb2.PatternCount, cycles: Mapping[str,
         raise ValueError(f"exit reason {reason_name(vendor, row.reason)} has no class")
     if row.exit_class == policy_pb2.EXIT_CLASS_HEAVY:
         exit_cycles += cycles["userspace_exit"]
-    return exit_cycles + _handler_cycles(vendor, row, cycles)
+    clustered_cycles = row.clustered_accesses * cycles["clustered_access"]
+    return exit_cycles + _handler_cycles(vendor, row, cycles) + clustered_cycles
 
 
 def _handler_cycles(vendor: int, row: report_pb2.PatternCount, cycles: Mapping[str, int]) -> int:

@@ -13,7 +13,7 @@ from hypervisor_svc.engine import records
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL, run_lane
 from hypervisor_svc.engine.profile import Profile, make_profile
 from hypervisor_svc.engine.records import Words
-from hypervisor_svc.engine.tables import Table, make_table, pack_operations, rung_of_saving
+from hypervisor_svc.engine.tables import MOST_CLUSTERED, Table, make_table, pack_operations, rung_of_saving
 from hypervisor_svc.engine.validation import Block, complete
 from hypervisor_svc.engine.vocabulary import Deviation
 
@@ -140,7 +140,7 @@ def _constants(
     lane[records.RECOMPUTE_OPERATIONS] = table.recompute_operations
     lane[records.UNINTERCEPTED] = message.unintercepted_accesses
     lane[records.CLUSTER_GAP] = message.cluster_gap_cycles
-    lane[records.CLUSTER_ACCESSES] = message.cluster_accesses
+    lane[records.CLUSTER_ACCESSES] = message.cluster_accesses or MOST_CLUSTERED
     lane[records.REFUSES] = (
         (records.REFUSES_DEBUGREGS if message.refuses_set_debugregs else 0)
         | (records.REFUSES_DEBUGGER if message.refuses_debugger else 0)
@@ -173,6 +173,7 @@ class Lane:
             is_svm=message.vendor == policy_pb2.VENDOR_SVM, rules=self.table.class_rules
         )
         self.constants = _constants(message, self.table, writable_dr6, is_computed=is_computed)
+        self.visits: Words = _NO_U64  # of each cell, once they are counted
         self.state = LaneState.new(
             records.new_vcpus(initial_physical_cpus, is_armed=message.initially_armed),
             records.new_physical_cpus(physical_cpus),
@@ -212,7 +213,7 @@ class Lane:
                 *(profile.groups, profile.exit_codes, profile.exception_codes),
                 *(profile.classes, profile.passed_msrs),
                 *(state.vcpus, state.physical_cpus, state.counts, state.bill_keys, state.bill_counts),
-                *(state.window_sizes, state.leaks, state.declared, state.debug_exits, level),
+                *(state.window_sizes, state.leaks, state.declared, state.debug_exits, self.visits, level),
                 *(state.decision_keys, state.decision_numbers, state.decisions),
                 *(outcomes.decisions, outcomes.stories, outcomes.values),
             )
@@ -223,6 +224,10 @@ class Lane:
         if failure:
             message = f"{self.message.name}: more than {len(state.bill_counts)} kinds of exit in one block"
             raise EngineError(message)
+
+    def count_visits(self) -> None:
+        """Count from now on how often each cell of the table is taken."""
+        self.visits = np.zeros(len(self.table.cells), np.uint64)
 
     def _grow_bill(self) -> None:
         """Double the bill's table; its layout is not part of any result."""
@@ -260,12 +265,12 @@ class Lane:
 
         Each read runs on a scratch copy of the rows that it can touch, so that none changes anything.
         """
-        state = self.state
-        self.state = state.scratch()
+        state, visits = self.state, self.visits
+        self.state, self.visits = state.scratch(), _NO_U64
         try:
             return [self._read_registers(state, vcpu) for vcpu in range(len(state.vcpus))]
         finally:
-            self.state = state
+            self.state, self.visits = state, visits
 
     def _read_registers(self, state: LaneState, vcpu: int) -> tuple[list[int], int, int]:
         reads = complete(

@@ -136,6 +136,7 @@ from hypervisor_svc.engine.records import (
     KEY_ACCOUNT_SHIFT,
     KEY_CLASS_SHIFT,
     KEY_CLOSED,
+    KEY_CLUSTER_SHIFT,
     KEY_EMULATED,
     KEY_MSR_SHIFT,
     KEY_OPENED,
@@ -339,6 +340,7 @@ _EXIT_ACCOUNT: Final = U64(ACCOUNT_EXIT << KEY_ACCOUNT_SHIFT)
 _HOST_ACCOUNT: Final = U64(ACCOUNT_HOST << KEY_ACCOUNT_SHIFT)
 _KEY_CLASS: Final = U64(KEY_CLASS_SHIFT)
 _KEY_SUB: Final = U64(KEY_SUB_REASON_SHIFT)
+_KEY_CLUSTER: Final = U64(KEY_CLUSTER_SHIFT)
 _KEY_MSR: Final = U64(KEY_MSR_SHIFT)
 _KEY_STORY: Final = U64(KEY_STORY_SHIFT)
 _EMULATED: Final = U64(KEY_EMULATED)
@@ -449,7 +451,7 @@ _SIGNATURE = nt.void(
     *(nt.uint8[::1], nt.uint32[::1], nt.uint32[::1], nt.uint8[:, ::1], nt.uint32[::1]),  # profile
     *(nt.uint64[:, ::1], nt.uint64[:, ::1], nt.uint64[::1]),  # state
     *(nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[::1], nt.uint64[:, :, ::1], nt.uint64[:, ::1]),  # counters
-    nt.uint64[:, ::1],  # exits to a host debugger
+    *(nt.uint64[:, ::1], nt.uint64[::1]),  # exits to a host debugger, visits of cells
     *(nt.int64, nt.uint64[:, ::1], nt.uint64[::1], nt.uint64[:, ::1]),  # outcomes
     *(nt.uint16[::1], nt.uint8[::1], nt.uint64[::1]),
 )
@@ -491,6 +493,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     leaks,
     declared,
     debug_exits,
+    visits,
     level,
     decision_keys,
     decision_numbers,
@@ -503,7 +506,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
 
     ``bill_keys`` (capacity, 2) and ``bill_counts`` are a hash table from (reason, operation pattern)
     to a count; ``decision_keys`` and ``decision_numbers`` one from a decision to its number plus one,
-    and ``decisions`` lists the keys by number. Capacities are powers of two.
+    and ``decisions`` lists the keys by number. Capacities are powers of two. ``visits`` counts how often
+    each cell was taken, unless it is empty.
     """
     is_svm = lane[IS_SVM] != ZERO
     writable_dr6 = lane[WRITABLE_DR6]
@@ -514,6 +518,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
     decision_mask = U64(decision_numbers.size) - ONE
     refuses = lane[REFUSES]
     clusters = lane[CLUSTER_GAP] != ZERO
+    counts_visits = U64(visits.size) != ZERO
     for i in range(U64(kinds.size)):
         kind = kinds[i]
         group = groups[kind]
@@ -588,7 +593,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         is_exit = False
         if clusters and vcpu[v, CLUSTER] != ZERO:
             is_near = U64(gap_cycles[i]) <= lane[CLUSTER_GAP] and vcpu[v, RUNG] != ZERO
-            is_allowed = lane[CLUSTER_ACCESSES] == ZERO or vcpu[v, CLUSTER] < lane[CLUSTER_ACCESSES]
+            is_allowed = vcpu[v, CLUSTER] < lane[CLUSTER_ACCESSES]
             if group == _DR and is_near and is_allowed and (mark & _NOT_RETIRED) == ZERO and step == _ENTER:
                 step = _CLUSTER
             else:
@@ -1097,6 +1102,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 is_clustered = True
                 vcpu[v, CLUSTERED] += ONE
                 vcpu[v, CLUSTER] += ONE
+                vcpu[v, PENDING_KEY] += ONE << _KEY_CLUSTER
                 condition = ONE if is_alias and vcpu[v, HAS_DE] != ZERO else ZERO
                 if (mode & _CPL) != ZERO:
                     condition |= _TWO
@@ -1270,6 +1276,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 elif moment == _CONTROL_CHANGED:
                     cell += strides[moment, _I_CONTROL] * control
                 mask = cells[cell]
+                if counts_visits:
+                    visits[cell] += ONE
                 if moment == _DR_TRAPPED and (mark & _NOT_RETIRED) != ZERO:
                     mask &= ~_A_ANSWERS  # it exits, and then the host takes over
                 own_operations = cell_operations[cell]

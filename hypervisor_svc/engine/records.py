@@ -157,6 +157,7 @@ KEY_ACCOUNT_SHIFT: Final = 36  # 3 bits, the contract's Account
 KEY_REEXECUTED: Final = 1 << 39
 KEY_MSR_SHIFT: Final = 40  # 8 bits
 KEY_SUB_REASON_SHIFT: Final = 48  # 8 bits
+KEY_CLUSTER_SHIFT: Final = 56  # 8 bits, in a bill's key only; the rest in a decision's only
 KEY_OPENED: Final = 1 << 56
 KEY_CLOSED: Final = 1 << 57
 KEY_STORY_SHIFT: Final = 58  # 4 bits

@@ -79,6 +79,7 @@ def _pattern(key: int, operations: int, count: int) -> report_pb2.PatternCount:
         synchronization=_operations(operations & 0xFFFF_FFFF),
         standing=_operations(operations >> records.STANDING_SHIFT, key >> records.KEY_MSR_SHIFT & _BYTE),
         count=count,
+        clustered_accesses=key >> records.KEY_CLUSTER_SHIFT & _BYTE,
     )
 
 

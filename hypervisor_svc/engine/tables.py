@@ -31,6 +31,7 @@ from hypervisor_svc.engine.vocabulary import (
 
 MAX_MEMORIES: Final = 8
 MAX_STATES: Final = 8192  # of one moment; a table of the package has a few hundred
+MOST_CLUSTERED: Final = 64  # accesses in one exit
 MOST_OPERATIONS: Final = 63  # of a kind in one micro-action
 _MOST_IN_AN_EXIT: Final = 255  # eight bits a count
 _OPERATION_NAMES: Final = ("DR reads", "DR writes", "VMREADs", "VMWRITEs", "MSR accesses")
@@ -270,6 +271,10 @@ def _check_header(table: policy_pb2.PolicyTable) -> None:
         problem = f"vendor {table.vendor} is unknown"
     elif not 1 <= len(table.memories) <= MAX_MEMORIES:
         problem = f"has {len(table.memories)} memories, expected 1 to {MAX_MEMORIES}"
+    elif table.cluster_accesses > MOST_CLUSTERED:
+        problem = f"clusters {table.cluster_accesses} accesses in an exit; {MOST_CLUSTERED} is the most"
+    elif table.cluster_accesses and not table.cluster_gap_cycles:
+        problem = "limits clusters of accesses, but states no gap over which they form"
     if problem:
         message = f"{name}: {problem}"
         raise BadTable(message)
@@ -289,7 +294,7 @@ def _class_rules(table: policy_pb2.PolicyTable) -> tuple[ClassRule, ...]:
     return tuple(rules)
 
 
-def _check_sums(name: str, cells: list[_Cell], costs: dict[Action, int], trap: int) -> None:
+def _check_sums(name: str, cells: list[_Cell], costs: dict[Action, int], trap: int, clustered: int) -> None:
     """Refuse operations that could pass what an exit and its entry can count."""
     for number, what in enumerate(_OPERATION_NAMES):
 
@@ -301,6 +306,7 @@ def _check_sums(name: str, cells: list[_Cell], costs: dict[Action, int], trap: i
             total = sum(count(costs.get(action, 0)) for action in cell.actions)
             dearest[cell.moment] = max(dearest[cell.moment], total)
         most = 2 * (sum(dearest.values()) + count(trap))  # an event can exit twice
+        most += clustered * dearest[Moment.DR_TRAPPED]
         if most > _MOST_IN_AN_EXIT:
             message = f"{name}: an event could take {most} {what}; {_MOST_IN_AN_EXIT} is the most"
             raise BadTable(message)
@@ -377,7 +383,8 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
     dr6_loads = _memories_at(everything, Action.LOAD_DR6, _ENTER_MOMENTS)
     costs = _costs(table)
     trap = pack_operations(table.trap_operations, f"{table.name}: a trapped MOV DR")
-    _check_sums(table.name, everything, costs, trap)
+    clustered = (table.cluster_accesses or MOST_CLUSTERED) if table.cluster_gap_cycles else 0
+    _check_sums(table.name, everything, costs, trap, clustered)
     host_cost = costs.get(Action.HOST_RESTORE, 0)
     host = [host_cost if Action.HOST_RESTORE in cell.actions else 0 for cell in everything]
     own = [

@@ -26,6 +26,7 @@ COMPONENTS: Final = (
     "vmread",
     "vmwrite",
     "msr_access",
+    "clustered_access",  # a MOV DR that is emulated together with an earlier one, without an exit
     "debug_controls_skip",  # taken off for an entry that did not load the debug controls
     "userspace_exit",  # added to a heavy exit
     HANDLER_DEFAULT,

@@ -54,7 +54,10 @@ static inline u64 slot_matches(u64 access, u64 address, u64 length, u64 slot_add
     if (access == ACCESS_FETCH) {
         return kind == 0 && size_code == 0 && slot_address == address;
     }
-    if (kind == 0 || kind == 2 || (kind == 1 && access == ACCESS_READ)) {
+    if ((kind == 2) != (access == ACCESS_IO)) {
+        return false;
+    }
+    if (kind == 0 || (kind == 1 && access == ACCESS_READ)) {
         return false;
     }
     u64 size = 1ull << size_code;
@@ -86,6 +89,13 @@ static inline u64 matching_slots(u64 access, u64 address, u64 length, u64 db0, u
     return hits;
 }
 
+static inline u64 registers_digest(u64 db0, u64 db1, u64 db2, u64 db3, u64 dr6, u64 dr7)
+{
+    u64 odd = 0x9e3779b97f4a7c15ull;
+    u64 total = db0 + (db1 * 3) + (db2 * 5) + (db3 * 7) + (dr6 * K_NINE) + (dr7 * K_ELEVEN);
+    return total * odd;
+}
+
 static inline u64 mixed(u64 event, u64 vcpu, u64 story, u64 value)
 {
     u64 x = (event * 0x9e3779b97f4a7c15ull) + (vcpu << 8) + story;
@@ -94,11 +104,22 @@ static inline u64 mixed(u64 event, u64 vcpu, u64 story, u64 value)
     return x ^ (x >> 31);
 }
 
+static inline u64 is_exception(u64 story)
+{
+    return (story >= K_FIRST_EXCEPTION && story <= K_LAST_EXCEPTION) || story == K_BP;
+}
+
+static inline u64 kept_control(u64 selector)
+{
+    return (selector & K_ENABLE) != 0 ? (selector & ~K_INJECTS) : 0;
+}
+
 void run_lane(const u8 *kinds, u64 kinds_size,
               const u8 *args,
               const u8 *modes,
               const u8 *marks,
               const u8 *vcpus,
+              const u32_anywhere *gap_cycles,
               const u32_anywhere *selectors,
               const u64_anywhere *values,
               u64 first_event,
@@ -126,6 +147,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
               u64 *window_sizes,
               u64 (*leaks)[ROW_LEAKS][ROW_LEAKS_2],
               u64 (*declared)[ROW_DECLARED],
+              u64 (*debug_exits)[ROW_DEBUG_EXITS],
+              u64 *visits, u64 visits_size,
               u64 level,
               u64 (*decision_keys)[ROW_DECISION_KEYS],
               u64 *decision_numbers, u64 decision_numbers_size,
@@ -141,6 +164,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
     bool is_computed = lane[IS_COMPUTED] != 0;
     u64 bill_mask = bill_counts_size - 1;
     u64 decision_mask = decision_numbers_size - 1;
+    u64 refuses = lane[REFUSES];
+    bool clusters = lane[CLUSTER_GAP] != 0;
+    bool counts_visits = visits_size != 0;
     for (u64 i = 0; i < kinds_size; i++) {
         u64 kind = kinds[i];
         u64 group = groups[kind];
@@ -150,14 +176,18 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         u64 seen = 0;
         u64 event_key = 0;
         u64 event_operations = 0;
+        bool is_tail = false; /* a single step or what MOV SS has held may follow */
         u64 step;
         if (kind == K_ADVANCE || true_story == K_STORY_NOT_TAKEN) {
             story = true_story;
             step = K_DONE;
-        } else if (group == K_QUIET && vcpu[v][RUNG] == 0) {
-            step = K_DONE;
         } else if (group == K_HOST_GROUP) {
             step = K_HOST;
+        } else if (vcpu[v][SHADOW_OF_SS] != SHADOW_NONE || (modes[i] & K_TF) != 0) {
+            step = K_ENTER;
+            is_tail = is_computed && kind < K_FIRST_ASYNCHRONOUS;
+        } else if (group == K_QUIET && vcpu[v][RUNG] == 0) {
+            step = K_DONE;
         } else if (vcpu[v][RUNG] == 0) {
             step = K_ATTEMPT;
         } else {
@@ -199,8 +229,32 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         u64 check = FAULT_NONE;
         u64 control = 0;
         u64 rule = 0; /* the declared deviation that fired in this event */
+        u64 raising = 0; /* the cause of a debug exception that the next entry delivers */
+        bool is_kept = false; /* the exception leaves DR6 and DR7 as they are */
+        bool is_held = false; /* what MOV SS has held takes part */
+        bool enters_nested = false;
+        bool is_clustered = false;
+        u64 exit_class = K_LIGHT;
+        u64 stop = 0; /* the exception that the host's debugger is told of */
+        u64 stop_dr6 = 0;
+        u64 stop_dr7 = 0;
+        u64 host_control = vcpu[v][CONTROL];
+        u64 nested_control = vcpu[v][NESTED] != 0 ? vcpu[v][NESTED_CONTROL] : 0;
+        bool takes_db = (host_control & TAKES_DB) != 0;
+        bool is_fetch = kind == K_FETCH && arg != END_OF_FETCH;
+        bool is_io = kind >= K_IN && kind <= K_OUTS;
         u64 taint = 0; /* bits that an emulated write left different */
         bool is_exit = false;
+        if (clusters && vcpu[v][CLUSTER] != 0) {
+            bool is_near = gap_cycles[i] <= lane[CLUSTER_GAP] && vcpu[v][RUNG] != 0;
+            bool is_allowed = vcpu[v][CLUSTER] < lane[CLUSTER_ACCESSES];
+            if (group == K_DR && is_near && is_allowed && (mark & K_NOT_RETIRED) == 0 && step == K_ENTER) {
+                step = K_CLUSTER;
+            } else {
+                vcpu[v][CLUSTER] = 0;
+            }
+        }
+        is_tail = is_tail && (mark & K_NOT_RETIRED) == 0;
         bool is_reexecuted = false;
         bool peeks = false; /* a look into the table, with nothing done */
         u64 source = K_LIVE;
@@ -210,7 +264,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             bool climbs = false;
             u64 c = subject; /* the vCPU whose moment it is */
             u64 p = 0; /* the physical CPU that it is on */
-            u64 dr6, dr7, owner, written;
+            bool is_hazard, is_refused, is_set, owns;
+            u64 condition, dr6, dr7, owner, written;
             if (step == K_ENTER) {
                 u64 rung = vcpu[v][RUNG];
                 u64 home = vcpu[v][HOME];
@@ -269,8 +324,29 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 is_exit = false;
                 u64 fault = FAULT_NONE;
                 u64 vector = K_NO_VECTOR;
-                step = K_DONE;
-                if (group == K_DR) {
+                bool is_outside = vcpu[v][RUNG] != 0; /* an instruction that was emulated retires */
+                step = is_outside ? K_DELIVER : K_DONE;
+                u64 shade = vcpu[v][SHADOW_OF_SS];
+                bool is_overdue = shade == SHADOW_OVERDUE || (shade == SHADOW_FETCHED && is_fetch);
+                bool is_foreign;
+                if (is_outside) {
+                    if (story == K_STORY_DB_TRAP) {
+                        vector = 1;
+                    }
+                } else if (raising != 0) {
+                    vector = 1;
+                    cause = raising;
+                    raising = 0;
+                    story = K_STORY_DB_TRAP;
+                } else if (is_overdue && vcpu[v][HELD] != 0 && is_tail && (mark & K_RETIRED) == 0) {
+                    vector = 1;
+                    cause = vcpu[v][HELD] >> 4;
+                    story = K_STORY_DB_FAULT;
+                    is_held = true;
+                    vcpu[v][HELD] = 0;
+                    vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
+                } else if (group == K_DR) {
+                    bool is_wanted = (nested_control & WANTS_MOV_DR) != 0 && (mark & K_RETIRED) == 0;
                     bool is_armed = vcpu[v][ARMED] != 0;
                     if (is_armed && lane[UNINTERCEPTED] != 0) {
                         u64 bit = arg + (is_write ? 8 : 0);
@@ -279,21 +355,42 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     bool is_undefined = is_alias && vcpu[v][HAS_DE] != 0;
                     bool is_unprivileged = (mode & K_CPL) != 0;
                     bool is_retired = (mark & K_RETIRED) != 0;
-                    if (!is_retired && (!is_armed || is_svm)) {
+                    if (!is_retired && (is_svm || !(is_armed || is_wanted))) {
                         fault = first_fault(is_undefined, is_unprivileged, (physical[p][HARDWARE_DR7] &
                                 DR7_GD) != 0);
                     }
-                    if (is_armed && fault == FAULT_NONE) {
+                    if ((is_armed || is_wanted) && fault == FAULT_NONE) {
                         is_exit = true;
-                        handler = K_DR_TRAPPED;
                         vcpu[v][TRAPPED] += 1;
                         if (is_svm) {
                             code = (is_write ? 48 : 32) + arg;
                         }
+                        if (is_wanted && !(is_armed && (quirks & K_Q_NESTED_TRAPS_FIRST) != 0)) {
+                            story = K_STORY_VMEXIT;
+                            handler = K_NO_MOMENT;
+                            is_retired = true;
+                        } else {
+                            handler = K_DR_TRAPPED;
+                        }
                         if (!is_retired) {
                             bool gd = (physical[p][HARDWARE_DR7] & DR7_GD) != 0;
-                            u64 condition = (is_undefined ? 1 : 0) | (is_unprivileged ? 2 : 0) | (gd ? 4 : 0);
+                            condition = (is_undefined ? 1 : 0) | (is_unprivileged ? 2 : 0) | (gd ? 4 : 0);
                             check = (lane[CHECK_ORDER] >> (2 * condition)) & 3;
+                            if (check == FAULT_GD && (host_control & USES_HW) != 0) {
+                                /* It is the debugger's general detect; the access is left undone. */
+                                stop = 1;
+                                stop_dr6 = DR6_RESET | DR6_BD;
+                                if ((quirks & K_Q_STOP_SHOWS_SHADOW) != 0) {
+                                    stop_dr6 = vcpu[v][SHADOW_DR6];
+                                }
+                                stop_dr7 = physical[p][HARDWARE_DR7];
+                                handler = K_NO_MOMENT;
+                                is_tail = false;
+                            } else if (check == FAULT_GD && (nested_control & WANTS_DB) != 0 && !is_svm) {
+                                story = K_STORY_VMEXIT;
+                                cause = DR6_BD;
+                                handler = K_NO_MOMENT;
+                            }
                         }
                     } else if ((mark & K_NOT_RETIRED) == 0) {
                         if (fault == FAULT_NONE && !is_retired && is_write && register_ >= 6) {
@@ -343,14 +440,17 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         }
                     }
                 } else if (group == K_MATCH) {
-                    bool is_resumed = kind == K_FETCH && (mode & K_RF) != 0;
-                    if (is_computed && !is_resumed && (physical[p][HARDWARE_DR7] & DR7_ENABLES) != 0) {
-                        u64 access = ACCESS_WRITE;
-                        if (kind == K_FETCH) {
-                            access = ACCESS_FETCH;
-                        } else if (kind == K_READ_KIND) {
-                            access = ACCESS_READ;
-                        }
+                    u64 access = ACCESS_WRITE;
+                    bool is_blocked = false;
+                    if (kind == K_FETCH) {
+                        access = ACCESS_FETCH;
+                        /* On VMX the shadow of MOV SS covers a code breakpoint on the next instruction. */
+                        bool is_shaded = shade == SHADOW_CAST || (mode & K_INTERRUPT_SHADOW) != 0;
+                        is_blocked = !is_fetch || (mode & K_RF) != 0 || (is_shaded && !is_svm);
+                    } else if (kind == K_READ_KIND) {
+                        access = ACCESS_READ;
+                    }
+                    if (is_computed && !is_blocked && (physical[p][HARDWARE_DR7] & DR7_ENABLES) != 0) {
                         hits = matching_slots(access, value, arg, physical[p][0], physical[p][1],
                                 physical[p][2], physical[p][3], physical[p][HARDWARE_DR7]);
                         if ((hits & 15) != 0) {
@@ -359,11 +459,59 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             cause = hits >> 4;
                             for (u64 k = 0; k < 4; k++) {
                                 owner = physical[p][K_OWNER_AT + k];
-                                if (((hits >> k) & 1) != 0 && owner != (v + 1) && owner != K_NOBODY) {
+                                is_foreign = owner != (v + 1) && owner != K_NOBODY && !takes_db;
+                                if (((hits >> k) & 1) != 0 && is_foreign) {
                                     leaks[LEAK_USED_BY_GUEST][k][owner] += 1;
                                 }
                             }
                         }
+                    }
+                } else if (group == K_SOFTWARE) {
+                    if (kind == K_INT1 && is_computed) {
+                        story = K_STORY_DB_TRAP;
+                        vector = 1;
+                        is_kept = true;
+                    } else if (kind == K_INT3 && is_computed) {
+                        story = K_STORY_BP;
+                        vector = 3;
+                    } else if (kind == K_MOV_SS && is_computed && arg != 0) {
+                        hits = matching_slots(ACCESS_READ, value, arg, physical[p][0], physical[p][1],
+                                physical[p][2], physical[p][3], physical[p][HARDWARE_DR7]);
+                        if ((hits & 15) == 0) {
+                            hits = 0;
+                        }
+                        for (u64 k = 0; k < 4; k++) {
+                            owner = physical[p][K_OWNER_AT + k];
+                            is_foreign = owner != (v + 1) && owner != K_NOBODY && !takes_db;
+                            if (((hits >> k) & 1) != 0 && is_foreign) {
+                                leaks[LEAK_USED_BY_GUEST][k][owner] += 1;
+                            }
+                        }
+                        if (shade == SHADOW_NONE && !takes_db) {
+                            vcpu[v][HELD] = hits;
+                        } else if (hits != 0) {
+                            story = K_STORY_DB_TRAP;
+                            vector = 1;
+                            cause = hits >> 4;
+                        }
+                    }
+                    if (kind == K_MOV_SS && is_computed && shade == SHADOW_NONE) {
+                        vcpu[v][SHADOW_OF_SS] = SHADOW_CAST;
+                        is_tail = false;
+                    }
+                } else if (group == K_NESTED_GROUP) {
+                    if ((refuses & K_REFUSES_NESTING) != 0) {
+                        counts[REFUSED] += 1;
+                    } else if (kind == K_VMRUN) {
+                        is_exit = true;
+                        enters_nested = vcpu[v][NESTED] == 0;
+                        if (!enters_nested) {
+                            story = K_STORY_VMEXIT;
+                        }
+                    } else if (vcpu[v][NESTED] != 0) {
+                        is_exit = true;
+                        code = selector;
+                        story = K_STORY_VMEXIT;
                     }
                 } else if (group == K_EXITING) {
                     is_exit = true;
@@ -411,10 +559,94 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 } else if (group == K_SIGNAL) {
                     is_exit = true;
                 }
+                if (is_tail && !is_exit) {
+                    /* The instruction retires, or was refused: its step, and what MOV SS has held. */
+                    is_tail = false;
+                    shade = vcpu[v][SHADOW_OF_SS];
+                    is_refused = is_exception(story) && story != K_STORY_DB_TRAP && story != K_STORY_BP;
+                    is_refused = is_refused || story == K_STORY_VMEXIT || group == K_EXCEPTION;
+                    if (is_refused) {
+                        vcpu[v][HELD] = 0;
+                        vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
+                    } else {
+                        if ((mode & K_TF) != 0 && story != K_STORY_READ && group != K_SOFTWARE) {
+                            cause |= DR6_BS;
+                            story = K_STORY_DB_TRAP;
+                            vector = 1;
+                        }
+                        if (shade == SHADOW_CAST && is_fetch && (mode & K_TF) == 0) {
+                            vcpu[v][SHADOW_OF_SS] = SHADOW_FETCHED;
+                        } else if (shade != SHADOW_NONE) {
+                            vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
+                            if (vcpu[v][HELD] != 0) {
+                                if (story == K_STORY_READ || kind == K_INT3) {
+                                    vcpu[v][SHADOW_OF_SS] = SHADOW_OVERDUE;
+                                } else {
+                                    cause |= vcpu[v][HELD] >> 4;
+                                    vcpu[v][HELD] = 0;
+                                    story = K_STORY_DB_TRAP;
+                                    vector = 1;
+                                    is_kept = false;
+                                    is_held = true;
+                                }
+                            }
+                        }
+                    }
+                }
                 if (vector != K_NO_VECTOR) {
                     step = K_DELIVER;
                     bool is_taken = vector < 32 && ((lane[INTERCEPTED] >> vector) & 1) != 0;
-                    if (vector == 1 && (is_svm || !is_taken)) {
+                    bool is_native_int1 = kind == K_INT1 && is_svm; /* no intercept of #DB covers it */
+                    bool leaves = vector == 1 && (nested_control & WANTS_DB) != 0 && !is_native_int1;
+                    bool is_told = vector == 1 && takes_db && !is_native_int1;
+                    is_told = is_told || (vector == 3 && (host_control & USES_SW) != 0);
+                    if (is_native_int1 || is_told) {
+                        is_taken = false;
+                    }
+                    if (is_told) {
+                        story = K_NOTHING;
+                        stop = vector;
+                        if (vector == 1 && is_outside) {
+                            stop_dr6 = DR6_RESET | cause; /* DR7 is not filled in */
+                        } else if (vector == 1 && (quirks & K_Q_STOP_UNWRITTEN) == 0) {
+                            stop_dr6 = DR6_RESET | cause;
+                            if ((quirks & K_Q_STOP_WITHOUT_RTM) != 0) {
+                                stop_dr6 &= ~DR6_RTM;
+                            }
+                            stop_dr7 = physical[p][HARDWARE_DR7];
+                        }
+                        if (is_outside && exit_class == K_HEAVY) {
+                            stop = 0; /* an exit that goes to user space anyhow loses the step */
+                        } else if (is_outside) {
+                            key = vcpu[v][PENDING_KEY];
+                            vcpu[v][K_EXITS_BY_CLASS_AT + exit_class] -= 1;
+                            vcpu[v][K_EXITS_BY_CLASS_AT + K_HEAVY] += 1;
+                            vcpu[v][PENDING_KEY] = (key & ~K_CLASS_OF_KEY) | (K_HEAVY << K_KEY_CLASS);
+                            event_key = (event_key & ~K_CLASS_OF_KEY) | (K_HEAVY << K_KEY_CLASS);
+                            handler = K_NO_MOMENT;
+                            target = K_HEAVY;
+                            step = K_CLIMB;
+                        } else {
+                            is_exit = true;
+                            code = exception_codes[vector];
+                            handler = K_NO_MOMENT;
+                        }
+                    } else if (is_outside) {
+                        /* The hypervisor raises it for the instruction that it has emulated. */
+                        if (leaves) {
+                            story = K_STORY_VMEXIT;
+                        }
+                        if (is_taken && (is_svm || !leaves)) {
+                            moment = K_DB_EXIT;
+                        } else if (leaves && is_svm) {
+                            vcpu[v][FIELD_DR6] = dr6_after_db(vcpu[v][FIELD_DR6], cause);
+                            vcpu[v][SHADOW_DR6] = vcpu[v][FIELD_DR6];
+                        } else if (!leaves) {
+                            raising = cause;
+                            story = K_NOTHING;
+                            step = K_ENTER;
+                        }
+                    } else if (vector == 1 && !is_kept && (is_svm || !(is_taken || leaves))) {
                         /* The processor itself updates DR6 and clears GD; a VMX #DB exit does not. */
                         physical[p][HARDWARE_DR6] = dr6_after_db(physical[p][HARDWARE_DR6], cause);
                         physical[p][HARDWARE_DR7] &= ~DR7_GD;
@@ -426,16 +658,23 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             }
                         }
                     }
-                    if (is_taken) {
+                    if ((is_taken || leaves) && !is_outside && !is_told) {
                         is_exit = true;
                         code = exception_codes[vector];
-                        if (vector == 1) {
+                        handler = K_NO_MOMENT;
+                        if (vector == 1 && is_taken && (is_svm || !leaves)) {
                             handler = K_DB_EXIT;
+                        }
+                        if (kind == K_INT1 && (quirks & K_Q_INT1_NOT_SKIPPED) != 0 && !is_held) {
+                            story = K_STORY_DB_FAULT;
+                        }
+                        if (leaves) {
+                            story = K_STORY_VMEXIT;
                         }
                     }
                 }
                 if (is_exit) {
-                    u64 exit_class = K_LIGHT;
+                    exit_class = K_LIGHT;
                     if (group == K_SIGNAL) {
                         exit_class = K_HEAVY;
                     } else if (code < classes_size) {
@@ -443,6 +682,14 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     if ((mark >> K_CLASS_SHIFT) != 0 && vector == K_NO_VECTOR && group != K_DR) {
                         exit_class = mark >> K_CLASS_SHIFT; /* not of an answer to a MOV DR or an exception */
+                    }
+                    if (vcpu[v][NESTED] != 0 && exit_class == K_FAST) {
+                        if (is_svm || code != K_PREEMPTION_TIMER_REASON) {
+                            exit_class = K_LIGHT; /* of a nested guest's exits only the timer's is fast */
+                        }
+                    }
+                    if (stop != 0) {
+                        exit_class = K_HEAVY;
                     }
                     key = code | (exit_class << K_KEY_CLASS) | (sub << K_KEY_SUB);
                     key |= group == K_SIGNAL ? K_SIGNAL_KEY : K_EXIT_ACCOUNT;
@@ -458,7 +705,43 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
             } else if (step == K_DELIVER) {
                 step = K_DONE;
-                if (story >= K_STORY_DB_FAULT) {
+                if (is_io && (quirks & K_Q_MATCHES_IO) != 0 && is_computed && !takes_db) {
+                    if (vcpu[v][HAS_DE] != 0 && arg != 0 && story == K_NOTHING) {
+                        hits = matching_slots(ACCESS_IO, selector, arg, vcpu[v][SHADOW], vcpu[v][SHADOW + 1],
+                                vcpu[v][SHADOW + 2], vcpu[v][SHADOW + 3], vcpu[v][SHADOW_DR7]);
+                        if ((hits & 15) != 0) {
+                            cause = hits >> 4;
+                            story = K_STORY_DB_TRAP;
+                            is_tail = true;
+                        }
+                    }
+                }
+                if (is_tail && stop == 0) {
+                    step = K_ATTEMPT;
+                } else if (enters_nested) {
+                    enters_nested = false;
+                    p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
+                    u64 entered_dr7 = canonical_dr7(vcpu[v][STAGED_DR7] & LOW_32);
+                    vcpu[v][NESTED] = 1;
+                    vcpu[v][NESTED_CONTROL] = value;
+                    vcpu[v][NESTED_DR7] = entered_dr7;
+                    if (is_svm || (value & LOADS_CONTROLS) != 0) {
+                        vcpu[v][SHADOW_DR7] = entered_dr7;
+                    } else if ((quirks & K_Q_NESTED_CONTROLS_ALWAYS) != 0) {
+                        if (((declares >> (K_R_NESTED_CONTROLS - 1)) & 1) != 0) {
+                            vcpu[v][DECLARED_DR7] |= vcpu[v][TRUE_DR7] ^ entered_dr7;
+                            vcpu[v][DECLARED_RULE] = K_R_NESTED_CONTROLS;
+                        }
+                        vcpu[v][SHADOW_DR7] = entered_dr7;
+                    }
+                    if (is_svm) {
+                        u64 entered_dr6 = vcpu[v][K_STAGED_AT + 4] & LOW_32;
+                        vcpu[v][SHADOW_DR6] = canonical_dr6(entered_dr6, writable_dr6);
+                        vcpu[v][FIELD_DR6] = vcpu[v][SHADOW_DR6];
+                    }
+                    control = K_CONTROL_NESTED;
+                    moment = K_CONTROL_CHANGED;
+                } else if (is_exception(story) || story == K_STORY_VMEXIT || story == K_STORY_REGISTERS) {
                     step = K_SHOW;
                     source = K_LIVE;
                     p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
@@ -491,11 +774,70 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
                 seen = (dr6 & LOW_32) | (dr7 << 32);
                 step = K_DONE;
+                if (story == K_STORY_REGISTERS) {
+                    dr6 &= ~vcpu[v][TRUE_UNDEFINED];
+                    if (saves || source != K_LIVE) {
+                        seen = registers_digest(vcpu[v][SHADOW], vcpu[v][SHADOW + 1], vcpu[v][SHADOW + 2],
+                                vcpu[v][SHADOW + 3], dr6, dr7);
+                    } else {
+                        seen = registers_digest(physical[p][0], physical[p][1], physical[p][2],
+                                physical[p][3], dr6, dr7);
+                    }
+                } else if (story == K_STORY_VMEXIT) {
+                    step = K_LEAVE_NESTED;
+                }
+            } else if (step == K_LEAVE_NESTED) {
+                step = K_DONE;
+                p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
+                bool is_saved = is_svm || (vcpu[v][NESTED_CONTROL] & SAVES_CONTROLS) != 0;
+                if (!is_saved && (quirks & K_Q_NESTED_CONTROLS_ALWAYS) != 0) {
+                    is_saved = true;
+                    if (((declares >> (K_R_NESTED_CONTROLS - 1)) & 1) != 0) {
+                        rule = K_R_NESTED_CONTROLS;
+                    }
+                }
+                if (is_saved) {
+                    vcpu[v][NESTED_DR7] = seen >> 32;
+                }
+                seen = ((is_svm ? seen : cause) & LOW_32) | (vcpu[v][NESTED_DR7] << 32);
+                vcpu[v][NESTED] = 0;
+                vcpu[v][SHADOW_DR7] = DR7_RESET;
+                vcpu[v][DECLARED_DR7] = 0;
+                control = K_CONTROL_NESTED;
+                moment = K_CONTROL_CHANGED;
+            } else if (step == K_CLUSTER) {
+                step = K_HANDLED;
+                p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
+                is_clustered = true;
+                vcpu[v][CLUSTERED] += 1;
+                vcpu[v][CLUSTER] += 1;
+                vcpu[v][PENDING_KEY] += 1ull << K_KEY_CLUSTER;
+                condition = (is_alias && vcpu[v][HAS_DE] != 0) ? 1 : 0;
+                if ((mode & K_CPL) != 0) {
+                    condition |= 2;
+                }
+                if ((vcpu[v][FIELD_DR7] & DR7_GD) != 0) {
+                    condition |= 4;
+                }
+                if ((mark & K_RETIRED) == 0) {
+                    check = (lane[CHECK_ORDER] >> (2 * condition)) & 3;
+                }
+                moment = K_DR_TRAPPED;
             } else if (step == K_HOST) {
                 step = K_CLIMB;
                 target = K_OUT_OF_SESSION;
+                is_refused = kind == K_HOST_DEBUGGER && (refuses & K_REFUSES_DEBUGGER) != 0;
+                if (kind == K_SET_DEBUGREGS || kind == K_GET_DEBUGREGS) {
+                    is_refused = (refuses & K_REFUSES_DEBUGREGS) != 0;
+                }
                 if (kind == K_STAGE) {
                     vcpu[v][K_STAGED_AT + arg] = value;
+                    step = K_DONE;
+                } else if (is_refused) {
+                    counts[REFUSED] += 1;
+                    for (u64 k = 0; k < 6; k++) {
+                        vcpu[v][K_STAGED_AT + k] = 0;
+                    }
                     step = K_DONE;
                 } else if (kind == K_STATE) {
                     vcpu[v][HAS_DE] = value & 1;
@@ -542,8 +884,47 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         control = K_CONTROL_HOST;
                         moment = K_CONTROL_CHANGED;
                     }
+                } else if (kind == K_GET_DEBUGREGS) {
+                    story = K_STORY_REGISTERS;
+                    step = K_DELIVER;
+                } else if (kind == K_HOST_DEBUGGER) {
+                    vcpu[v][CONTROL] = kept_control(selector);
+                    bool is_attached = vcpu[v][CONTROL] != 0;
+                    owns = (vcpu[v][CONTROL] & USES_HW) != 0;
+                    vcpu[v][DEBUGGER] = owns ? K_OWNS_BREAKPOINTS : (is_attached ? 1 : 0);
+                    for (u64 k = 0; k < 4; k++) {
+                        vcpu[v][K_DEBUGGER_DB_AT + k] = vcpu[v][K_STAGED_AT + k];
+                    }
+                    vcpu[v][DEBUGGER_DR7] = canonical_dr7(vcpu[v][STAGED_DR7] & LOW_32);
+                    for (u64 k = 0; k < 6; k++) {
+                        vcpu[v][K_STAGED_AT + k] = 0;
+                    }
+                    is_hazard = owns && vcpu[v][WINDOW] == K_WINDOW_OPENING;
+                    if (is_hazard && ((declares >> (K_R_OPEN_SURVIVES - 1)) & 1) != 0) {
+                        for (u64 k = 0; k < 6; k++) {
+                            vcpu[v][K_DECLARED_AT + k] = ~0ull;
+                        }
+                        vcpu[v][DECLARED_RULE] = K_R_OPEN_SURVIVES;
+                    }
+                    control = K_CONTROL_DEBUGGER;
+                    moment = K_CONTROL_CHANGED;
+                    if ((selector & INJECTS_DB) != 0) {
+                        story = K_STORY_DB_FAULT;
+                        step = K_DELIVER;
+                        if ((quirks & K_Q_DB_KEEPS_GD) == 0) {
+                            vcpu[v][SHADOW_DR7] &= ~DR7_GD;
+                        } else if ((vcpu[v][SHADOW_DR7] & DR7_GD) != 0) {
+                            if (((declares >> (K_R_DB_KEEPS_GD - 1)) & 1) != 0) {
+                                vcpu[v][DECLARED_DR7] |= DR7_GD;
+                                vcpu[v][DECLARED_RULE] = K_R_DB_KEEPS_GD;
+                            }
+                        }
+                    } else if ((selector & INJECTS_BP) != 0) {
+                        story = K_STORY_BP;
+                        step = K_DELIVER;
+                    }
                 } else {
-                    bool is_set = kind == K_SET_DEBUGREGS;
+                    is_set = kind == K_SET_DEBUGREGS;
                     for (u64 k = 0; k < 6; k++) {
                         u64 reset = k == 4 ? DR6_RESET : (k == 5 ? DR7_RESET : 0);
                         u64 raw = is_set ? vcpu[v][K_STAGED_AT + k] : reset;
@@ -566,6 +947,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[v][TRUE_UNDEFINED] = 0;
                     if (!is_set) {
                         vcpu[v][HAS_DE] = 0;
+                        vcpu[v][NESTED] = 0;
+                        vcpu[v][HELD] = 0;
+                        vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
                     }
                     control = is_set ? K_CONTROL_DEBUGREGS : K_CONTROL_RESET;
                     moment = K_CONTROL_CHANGED;
@@ -637,6 +1021,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     cell += strides[moment][K_I_CONTROL] * control;
                 }
                 mask = cells[cell];
+                if (counts_visits) {
+                    visits[cell] += 1;
+                }
                 if (moment == K_DR_TRAPPED && (mark & K_NOT_RETIRED) != 0) {
                     mask &= ~K_A_ANSWERS; /* it exits, and then the host takes over */
                 }
@@ -651,7 +1038,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 bool closes = (mask & K_A_ARM) != 0 && vcpu[c][WINDOW] != K_WINDOW_CLOSED;
                 bool synchronizes = opens || closes || vcpu[c][WINDOW] == K_WINDOW_OPENING;
                 u64 operations = own_operations;
-                if (moment == K_DR_TRAPPED) {
+                if (moment == K_DR_TRAPPED && !is_clustered) {
                     operations += lane[TRAP_OPERATIONS];
                 }
                 if ((mask & K_A_HOST_SAVE) != 0) {
@@ -805,7 +1192,6 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         }
                     }
                 }
-                bool owns;
                 if ((mask & (K_A_EFFECTIVE | K_A_EFFECTIVE_RAW | K_A_EFFECTIVE_MERGED)) != 0) {
                     owns = vcpu[c][DEBUGGER] == K_OWNS_BREAKPOINTS && (mask & K_A_EFFECTIVE_RAW) == 0;
                     bool merges = owns && (mask & K_A_EFFECTIVE_MERGED) != 0;
@@ -840,9 +1226,15 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[c][BELIEF] = (vcpu[c][EFFECTIVE_DR7] & DR7_ENABLES) != 0 ? 1 : 0;
                 }
                 if ((mask & K_A_LOAD_DR0_3) != 0) {
+                    owns = vcpu[c][DEBUGGER] == K_OWNS_BREAKPOINTS;
                     for (u64 k = 0; k < 4; k++) {
-                        physical[p][k] = vcpu[c][K_EFFECTIVE_AT + k];
+                        u64 word = vcpu[c][K_EFFECTIVE_AT + k];
+                        bool is_debuggers = owns && word == vcpu[c][K_DEBUGGER_DB_AT + k];
+                        physical[p][k] = word;
                         physical[p][K_OWNER_AT + k] = c + 1;
+                        if (is_debuggers && word != vcpu[c][K_SHADOW_AT + k]) {
+                            physical[p][K_OWNER_AT + k] = K_DEBUGGER_OWNER;
+                        }
                     }
                     vcpu[c][LAST_LOAD] = p + 1;
                 }
@@ -926,10 +1318,18 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     vcpu[c][ARMED] = 0;
                 }
+                if (moment == K_DR_TRAPPED) {
+                    if ((mask & K_A_STAY) == 0) {
+                        vcpu[c][CLUSTER] = 0;
+                    } else if (vcpu[c][CLUSTER] == 0) {
+                        vcpu[c][CLUSTER] = 1;
+                    }
+                }
                 u64 packed = synchronizes ? (operations & LOW_32) : ((operations & LOW_32) << 32);
                 packed += (host_operations & LOW_32) << 32;
                 u64 msr = (operations + host_operations) >> 32;
-                if (moment == K_CONTROL_CHANGED || moment == K_SCHEDULED_IN || moment == K_SCHEDULED_OUT) {
+                bool is_host_moment = moment == K_CONTROL_CHANGED && control != K_CONTROL_NESTED;
+                if (is_host_moment || moment == K_SCHEDULED_IN || moment == K_SCHEDULED_OUT) {
                     bill_key = K_HOST_ACCOUNT | (msr << K_KEY_MSR);
                     bill_operations = packed;
                 } else {
@@ -944,6 +1344,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             if (moment <= K_ENTER_GUEST) {
                 vcpu[c][RUNG] -= 1;
                 if (moment == K_ENTER_GUEST) {
+                    vcpu[c][CLUSTER] = 0;
                     bool is_skipped = vcpu[c][CONTROLS_ARE_OFF] != 0;
                     if (is_skipped && c == v) {
                         event_key |= K_SKIPPED;
@@ -966,7 +1367,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         dr7 = physical[p][HARDWARE_DR7];
                         u64 true_dr7 = vcpu[c][TRUE_DR7];
                         bool is_open = vcpu[c][ARMED] == 0;
-                        bool is_hazard = is_open && dr7 != true_dr7;
+                        is_hazard = is_open && dr7 != true_dr7;
                         if (is_open) {
                             difference = physical[p][HARDWARE_DR6] ^ vcpu[c][TRUE_DR6];
                             is_hazard = is_hazard || (difference & ~vcpu[c][TRUE_UNDEFINED]) != 0;
@@ -1001,7 +1402,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[c][RESIDENT_ON] = 0;
                 }
             } else if (moment == K_CONTROL_CHANGED) {
-                if (control != K_CONTROL_HOST && vcpu[c][DEBUGGER] != K_OWNS_BREAKPOINTS) {
+                is_set = control == K_CONTROL_DEBUGREGS || control == K_CONTROL_RESET;
+                if (is_set && vcpu[c][DEBUGGER] != K_OWNS_BREAKPOINTS) {
                     for (u64 k = 0; k < 4; k++) {
                         bool is_stale = vcpu[c][K_EFFECTIVE_AT + k] != vcpu[c][K_SHADOW_AT + k];
                         if (is_stale && ((declares >> (K_R_STALE_EFFECTIVE - 1)) & 1) != 0) {
@@ -1049,8 +1451,20 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         /* What the guest saw, against the reference. */
         u64 undefined = true_undefined[i];
         if (story != true_story || (story != K_NOTHING && ((seen ^ true_value) & ~undefined) != 0)) {
+            if (rule == 0 && is_io && true_story == K_STORY_DB_TRAP) {
+                if (((declares >> (K_R_IO_BREAKPOINT - 1)) & 1) != 0) {
+                    rule = K_R_IO_BREAKPOINT;
+                }
+            }
+            if (rule == 0 && kind == K_INT1 && !is_held) {
+                if (((declares >> (K_R_INT1_AS_DB - 1)) & 1) != 0) {
+                    rule = K_R_INT1_AS_DB;
+                }
+            }
             bool is_declared = rule != 0;
-            if (!is_declared && group == K_MATCH) {
+            bool is_matched = group == K_MATCH || group == K_SOFTWARE || is_held || true_story ==
+                    K_STORY_DB_TRAP;
+            if (!is_declared && is_matched) {
                 /* Slots that may match otherwise: stale, or with an address or a condition declared. */
                 u64 slots = vcpu[v][STALE_SLOTS];
                 for (u64 k = 0; k < 4; k++) {
@@ -1084,6 +1498,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 u64 allowed = vcpu[v][DECLARED_DR6] | (vcpu[v][DECLARED_DR7] << 32);
                 if (story == K_STORY_READ) {
                     allowed = vcpu[v][K_DECLARED_AT + slot];
+                } else if (story == K_STORY_REGISTERS) {
+                    allowed = 0;
+                    for (u64 k = 0; k < 6; k++) {
+                        if (vcpu[v][K_DECLARED_AT + k] != 0) {
+                            allowed = ~0ull; /* a digest does not say which register differs */
+                        }
+                    }
                 }
                 if (((seen ^ true_value) & ~undefined & ~allowed) == 0) {
                     is_declared = true;
@@ -1104,16 +1525,17 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (declared[rule - 1][1] == 0) {
                     declared[rule - 1][1] = first_event + i + 1;
                 }
-                bool lane_raised = story >= K_STORY_DB_FAULT;
-                bool true_raised = true_story >= K_STORY_DB_FAULT;
-                if (story == true_story && story >= K_STORY_DB_FAULT) {
+                u64 lane_raised = is_exception(story);
+                u64 true_raised = is_exception(true_story);
+                if (story == true_story && lane_raised) {
                     difference = (seen ^ true_value) & ~undefined;
                     vcpu[v][DECLARED_DR6] |= difference & LOW_32;
                     vcpu[v][DECLARED_DR7] |= difference >> 32;
                     vcpu[v][DECLARED_RULE] = rule;
                 }
                 if (story != true_story) {
-                    if (story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT || group == K_MATCH) {
+                    bool is_debug = story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT;
+                    if (is_debug || story == K_STORY_DB_TRAP || true_story == K_STORY_DB_TRAP) {
                         vcpu[v][DECLARED_DR6] |= DR6_CAUSES | DR6_RTM;
                         vcpu[v][DECLARED_DR7] |= DR7_GD;
                         vcpu[v][DECLARED_RULE] = rule;
@@ -1140,16 +1562,63 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         if (story != K_NOTHING && story != K_STORY_NOT_TAKEN) {
             counts[DIGEST] += mixed(first_event + i, v, story, seen & ~undefined);
         }
-        if (true_story >= K_STORY_DB_FAULT && true_story != K_STORY_NOT_TAKEN) {
+        if (stop != 0) {
+            u64 rows = counts[DEBUG_EXIT_ROWS];
+            at = 0;
+            while (at < rows && (debug_exits[at][DEBUG_EXIT_EXCEPTION] != stop ||
+                    debug_exits[at][DEBUG_EXIT_DR6] != stop_dr6 || debug_exits[at][DEBUG_EXIT_DR7] !=
+                    stop_dr7)) {
+                at += 1;
+            }
+            if (at >= K_LAST_DEBUG_EXIT) {
+                at = K_LAST_DEBUG_EXIT;
+            } else if (at == rows) {
+                debug_exits[at][DEBUG_EXIT_EXCEPTION] = stop;
+                debug_exits[at][DEBUG_EXIT_DR6] = stop_dr6;
+                debug_exits[at][DEBUG_EXIT_DR7] = stop_dr7;
+                counts[DEBUG_EXIT_ROWS] += 1;
+            }
+            if (debug_exits[at][DEBUG_EXIT_COUNT] == 0) {
+                debug_exits[at][DEBUG_EXIT_FIRST] = first_event + i;
+            }
+            debug_exits[at][DEBUG_EXIT_COUNT] += 1;
+        }
+        if (true_story == K_STORY_VMEXIT) {
+            vcpu[v][TRUE_DR7] = DR7_RESET;
+            if (is_svm) {
+                vcpu[v][TRUE_DR6] = true_value & LOW_32;
+                vcpu[v][TRUE_UNDEFINED] = undefined;
+            }
+        } else if (kind == K_VMRUN) {
+            if (is_svm || (value & LOADS_CONTROLS) != 0) {
+                vcpu[v][TRUE_DR7] = canonical_dr7(vcpu[v][STAGED_DR7] & LOW_32);
+            }
+            if (is_svm) {
+                vcpu[v][TRUE_DR6] = canonical_dr6(vcpu[v][K_STAGED_AT + 4] & LOW_32, writable_dr6);
+                vcpu[v][TRUE_UNDEFINED] = 0;
+            }
+        } else if (is_exception(true_story)) {
             vcpu[v][TRUE_DR6] = true_value & LOW_32;
             vcpu[v][TRUE_DR7] = true_value >> 32;
             vcpu[v][TRUE_UNDEFINED] = undefined;
-        } else if (is_write && true_story == K_NOTHING && (mark & K_NOT_RETIRED) == 0) {
-            vcpu[v][K_TRUE_AT + slot] = true_value;
-            if (slot == 4) {
+        }
+        bool is_written = is_write && (mark & K_NOT_RETIRED) == 0;
+        if (is_written && (mark & K_RETIRED) == 0 && takes_db) {
+            /* General detect that the debugger takes leaves the access undone. */
+            u64 tested = (host_control & USES_HW) != 0 ? vcpu[v][DEBUGGER_DR7] : vcpu[v][TRUE_DR7];
+            bool is_mine = (host_control & USES_HW) != 0 || is_svm;
+            is_written = !is_mine || (tested & DR7_GD) == 0;
+        }
+        if (is_written && (true_story == K_NOTHING || true_story == K_STORY_DB_TRAP)) {
+            if (true_story == K_NOTHING) {
+                vcpu[v][K_TRUE_AT + slot] = true_value;
+            } else if (slot < 4) {
+                vcpu[v][K_TRUE_AT + slot] = value; /* DR6 and DR7 come with the trap */
+            }
+            if (slot == 4 && true_story == K_NOTHING) {
                 vcpu[v][TRUE_UNDEFINED] = 0;
             }
-            if (story < K_STORY_DB_FAULT) {
+            if (!is_exception(story)) {
                 vcpu[v][K_DECLARED_AT + slot] = 0;
                 if (slot < 4) {
                     vcpu[v][STALE_SLOTS] &= ~(1ull << slot);

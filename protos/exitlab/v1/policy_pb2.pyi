@@ -385,7 +385,7 @@ class PolicyTable(google.protobuf.message.Message):
     cluster_gap_cycles: builtins.int
     """Largest gap in guest cycles over which a next MOV DR is emulated without another exit; 0 for none."""
     cluster_accesses: builtins.int
-    """Largest number of accesses emulated in one exit; 0 for no limit."""
+    """Largest number of accesses emulated in one exit, 1 to 64; 0 for 64."""
     unintercepted_accesses: builtins.int
     """Bit n: MOV to or from DRn is never intercepted by this policy (n = 0 to 7 reads, 8 to 15 writes)."""
     refuses_set_debugregs: builtins.bool

@@ -272,6 +272,7 @@ class PatternCount(google.protobuf.message.Message):
     SYNCHRONIZATION_FIELD_NUMBER: builtins.int
     STANDING_FIELD_NUMBER: builtins.int
     COUNT_FIELD_NUMBER: builtins.int
+    CLUSTERED_ACCESSES_FIELD_NUMBER: builtins.int
     reason: builtins.int
     """The exit reason in the vendor's numbering."""
     sub_reason: exitlab.v1.policy_pb2.SubReason.ValueType
@@ -286,6 +287,8 @@ class PatternCount(google.protobuf.message.Message):
     """Whether the entry that followed skipped the debug controls."""
     count: builtins.int
     """How often."""
+    clustered_accesses: builtins.int
+    """MOV DR that were emulated with this exit's own, without an exit."""
     @property
     def synchronization(self) -> exitlab.v1.policy_pb2.OperationCounts:
         """Operations that opened or closed a window."""
@@ -306,9 +309,10 @@ class PatternCount(google.protobuf.message.Message):
         synchronization: exitlab.v1.policy_pb2.OperationCounts | None = ...,
         standing: exitlab.v1.policy_pb2.OperationCounts | None = ...,
         count: builtins.int = ...,
+        clustered_accesses: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["standing", b"standing", "synchronization", b"synchronization"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["account", b"account", "count", b"count", "emulated", b"emulated", "exit_class", b"exit_class", "reason", b"reason", "skipped_debug_controls", b"skipped_debug_controls", "standing", b"standing", "sub_reason", b"sub_reason", "synchronization", b"synchronization"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["account", b"account", "clustered_accesses", b"clustered_accesses", "count", b"count", "emulated", b"emulated", "exit_class", b"exit_class", "reason", b"reason", "skipped_debug_controls", b"skipped_debug_controls", "standing", b"standing", "sub_reason", b"sub_reason", "synchronization", b"synchronization"]) -> None: ...
 
 global___PatternCount = PatternCount
 
