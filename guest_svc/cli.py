@@ -80,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     _add_hypervisor(demo)
 
-    conform = commands.add_parser("conform", help="check policies against a file of vectors")
+    conform = commands.add_parser("conform", help="check policies against files of vectors")
     conform.set_defaults(command=_conform)
     conform.add_argument(
-        "vectors", metavar="VECTORS", nargs="?", help="the vector file (default: the shipped one)"
+        "vectors", metavar="VECTORS", nargs="*", help="vector files (default: all that are shipped)"
     )
     _add_policies(conform, ("correct",))
     conform.add_argument("--vendor", choices=("vmx", "svm"), help="one vendor only (default both)")
@@ -215,14 +215,15 @@ def _workloads(options: argparse.Namespace) -> int:
 
 
 def _conform(options: argparse.Namespace) -> int:
-    """Run a vector file and print what came of it."""
+    """Run vector files and print what came of them."""
     with _command() as stack:
         find_address = _start_hypervisor(options, stack)
         from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
 
         from guest_svc import conform, results, vectors  # noqa: PLC0415  (imports numpy and grpc)
 
-        chosen = vectors.read_vectors(Path(options.vectors) if options.vectors else vectors.SHIPPED)
+        paths = [Path(path) for path in options.vectors] or vectors.SHIPPED
+        chosen = [vector for path in paths for vector in vectors.read_vectors(path)]
         hypervisor = _connect(find_address, stack)
         vendors = [
             results.vendor_number(name) for name in ([options.vendor] if options.vendor else ("vmx", "svm"))

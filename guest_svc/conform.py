@@ -1,9 +1,10 @@
 """Runs vector files under chosen policies and compares what their guests saw with what is expected.
 
-Each vector is a session of its own, with a lane for each policy and vendor. A mismatch is *declared*
-if the hypervisor finds that the lane differs from the architecture only by deviations that its
-policy declares; any other mismatch is a failure. Vectors that need what the model does not have are
-*out*, by name.
+Each vector is a session of its own, with a lane for each policy and vendor that it is about. A mismatch
+is *declared* if the hypervisor finds that the lane differs from the architecture only by deviations that
+its policy lists; any other mismatch is a failure. A case is *refused* if the policy does not take what
+the vector does from outside: a debugger, registers, a nested guest. Vectors that need what the model
+does not have are *out*, by name and reason.
 """
 
 import csv
@@ -11,50 +12,20 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from exitlab.debugreg import VECTOR_DB
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
-from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, vendor_name
-from guest_svc.run import lane
+from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, vendor_name, vendor_number
 from guest_svc.stream import EventStream, Hypervisor
-from guest_svc.vectors import Raised, Registers, Seen, Vector
-from guest_svc.vectors.program import COLUMNS, Answer, Layout, Place, Row, columns_of, conversation
+from guest_svc.vectors import Registers, Vector
+from guest_svc.vectors.judge import Case, judge, seen_by_guest, undefined_bits
+from guest_svc.vectors.layout import Layout
+from guest_svc.vectors.program import conversation
+from guest_svc.vectors.rows import COLUMNS, Answer, Row, columns_of
 
 LaneChoice = tuple[str, policy_pb2.Vendor.ValueType]
-
-_VECTOR_UD: Final = 6
-_VECTOR_GP: Final = 13
-# Vector, error code, and whether the saved RIP is past the instruction, of each exception's story.
-_EXCEPTIONS: Final[dict[int, tuple[int, int | None, bool]]] = {
-    outcome_pb2.STORY_DB_FAULT: (VECTOR_DB, None, False),
-    outcome_pb2.STORY_DB_TRAP: (VECTOR_DB, None, True),
-    outcome_pb2.STORY_UD: (_VECTOR_UD, None, False),
-    outcome_pb2.STORY_GP: (_VECTOR_GP, 0, False),
-    outcome_pb2.STORY_GP_SKIPPED: (_VECTOR_GP, 0, True),
-}
-_DR6_NUMBERS: Final = frozenset({4, 6})  # DR4 where it can be read at all is DR6
-_LOW_32: Final = 0xFFFF_FFFF
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One vector under one lane."""
-
-    name: str
-    policy: str
-    vendor: str
-    is_ok: bool
-    declared: str | None
-    expected: dict[str, Any]
-    got: dict[str, Any]
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the mismatch is one that nobody declared."""
-        return not self.is_ok and self.declared is None
 
 
 @dataclass(slots=True)
@@ -62,7 +33,7 @@ class Outcome:
     """What a run of vectors found."""
 
     cases: list[Case] = field(default_factory=list)
-    out: list[str] = field(default_factory=list)
+    out: dict[str, str] = field(default_factory=dict)  # the reason by name
 
     @property
     def failures(self) -> list[Case]:
@@ -71,14 +42,17 @@ class Outcome:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object of ``conform``."""
-        passed = sum(case.is_ok for case in self.cases)
+        refused = sum(case.is_refused for case in self.cases)
+        passed = sum(case.is_ok and not case.is_refused for case in self.cases)
         failed = len(self.failures)
         return {
             "passed": passed,
             "failed": failed,
-            "declared": len(self.cases) - passed - failed,
+            "declared": len(self.cases) - passed - failed - refused,
+            "refused": refused,
             "out": len(self.out),
-            "out_ids": self.out,
+            "out_ids": list(self.out),
+            "out_reasons": self.out,
             "cases": [
                 {
                     "id": case.name,
@@ -86,8 +60,10 @@ class Outcome:
                     "vendor": case.vendor,
                     "ok": case.is_ok,
                     "declared": case.declared,
+                    "refused": case.is_refused,
                     "expected": case.expected,
                     "got": case.got,
+                    "note": case.note,
                 }
                 for case in self.cases
             ],
@@ -103,33 +79,40 @@ def formatted(document: Mapping[str, Any], output: str, lanes: int) -> str:
 
 def conform_text(document: Mapping[str, Any], lanes: int) -> str:
     """Return what a run of vectors found: counts, then expected and got of each failure."""
-    counts = ", ".join(f"{document[name]:,} {name}" for name in ("passed", "failed", "declared"))
-    ran = len(document["cases"]) // lanes
-    lines = [f"{ran:,} vectors under {lanes} lanes each: {counts}"]
+    counts = ", ".join(f"{document[name]:,} {name}" for name in ("passed", "failed", "declared", "refused"))
+    ran = len({case["id"] for case in document["cases"]})
+    lines = [f"{ran:,} vectors under {lanes} lanes: {counts}"]
     rules = Counter((case["policy"], case["declared"]) for case in document["cases"] if case["declared"])
     lines += [f"  {policy} declares {rule}: {count}" for (policy, rule), count in sorted(rules.items())]
+    refusing = Counter(case["policy"] for case in document["cases"] if case["refused"])
+    lines += [f"  {policy} refuses what the host does: {count}" for policy, count in sorted(refusing.items())]
     if document["out"]:
-        lines.append(f"{document['out']:,} vectors are out, because they need what is not modelled yet:")
-        lines += [f"  {name}" for name in document["out_ids"]]
+        lines.append(f"{document['out']:,} vectors are out, because they need what is not modelled:")
+        lines += [f"  {name}: {reason}" for name, reason in document["out_reasons"].items()]
     for case in document["cases"]:
-        if case["ok"] or case["declared"] is not None:
-            continue
-        lines.append(f"FAILED {case['id']} under {case['policy']} on {case['vendor']}")
-        for name, expected in case["expected"].items():
-            if case["got"][name] != expected:
-                lines.append(f"  {name}: expected {json.dumps(expected)}")
-                lines.append(f"  {' ' * len(name)}       got {json.dumps(case['got'][name])}")
+        if not (case["ok"] or case["declared"] or case["refused"]):
+            lines += _failure(case)
     return "\n".join(lines) + "\n"
+
+
+def _failure(case: Mapping[str, Any]) -> list[str]:
+    lines = [f"FAILED {case['id']} under {case['policy']} on {case['vendor']}"]
+    for name, expected in case["expected"].items():
+        if case["got"][name] != expected:
+            lines.append(f"  {name}: expected {json.dumps(expected)}")
+            lines.append(f"  {' ' * len(name)}       got {json.dumps(case['got'][name])}")
+    return lines + ([f"  {case['note']}"] if case["note"] else [])
 
 
 def conform_csv(document: Mapping[str, Any]) -> str:
     """Return a row for each vector and lane."""
     out = io.StringIO()
-    names = ("id", "policy", "vendor", "ok", "declared")
+    names = ("id", "policy", "vendor", "ok", "declared", "refused")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     for case in document["cases"]:
-        writer.writerow((case["id"], case["policy"], case["vendor"], int(case["ok"]), case["declared"] or ""))
+        told = (int(case["ok"]), case["declared"] or "", int(case["refused"]))
+        writer.writerow((case["id"], case["policy"], case["vendor"], *told))
     return out.getvalue()
 
 
@@ -158,33 +141,35 @@ def choose_lanes(
 
 
 def run_vectors(hypervisor: Hypervisor, vectors: Iterable[Vector], lanes: Sequence[LaneChoice]) -> Outcome:
-    """Run vectors, each as a session of its own over one connection."""
+    """Run vectors, each as a session of its own over one connection.
+
+    Where a vector starts with registers set from outside, the guests of policies that refuse this write
+    them themselves, in a second session.
+    """
     outcome = Outcome()
+    tables = PolicyTables(hypervisor)
     for vector in vectors:
-        if vector.is_out:
-            outcome.out.append(vector.name)
-        else:
-            outcome.cases += _run_vector(hypervisor, vector, lanes)
+        if vector.out is not None:
+            outcome.out[vector.name] = vector.out
+            continue
+        chosen = [choice for choice in lanes if vector.vendor in (None, vendor_name(choice[1]))]
+        writing = [lane for lane in chosen if vector.init and tables.of(lane).refuses_set_debugregs]
+        for is_written_by_guest, session in ((False, chosen), (True, writing)):
+            run = [lane for lane in session if is_written_by_guest or lane not in writing]
+            if run:
+                cases = _run_vector(hypervisor, vector, run, is_written_by_guest=is_written_by_guest)
+                outcome.cases += map(tables.checked, cases)
     return outcome
 
 
-def _run_vector(hypervisor: Hypervisor, vector: Vector, lanes: Sequence[LaneChoice]) -> list[Case]:
-    session = hypervisor.create_session(
-        hypervisor_pb2.SessionConfig(
-            lanes=[lane(policy, vendor, has_rtm=vector.has_rtm) for policy, vendor in lanes],
-            columns=[int(column) for column in COLUMNS],  # type: ignore[misc]  # stubs want their own enum
-            vcpus=1,
-            breakpoints=hypervisor_pb2.BREAKPOINT_MODE_COMPUTED,
-            leading_vendor=lanes[0][1],
-            leading_features=policy_pb2.CpuFeatures(rtm=vector.has_rtm),
-            outcome_level=outcome_pb2.OUTCOME_LEVEL_FULL,
-            label=vector.name,
-        )
-    )
+def _run_vector(
+    hypervisor: Hypervisor, vector: Vector, lanes: Sequence[LaneChoice], *, is_written_by_guest: bool
+) -> list[Case]:
+    session = hypervisor.create_session(_config(vector, lanes))
     answers = Answers(len(lanes))
     rows: list[Row] = []
     with EventStream(hypervisor, session, COLUMNS, answers.take) as stream:
-        talk = conversation(vector)
+        talk = conversation(vector, is_written_by_guest=is_written_by_guest)
         batch = next(talk, None)
         while batch is not None:
             rows += batch
@@ -197,12 +182,65 @@ def _run_vector(hypervisor: Hypervisor, vector: Vector, lanes: Sequence[LaneChoi
         crcs = stream.crcs
     report = hypervisor.finish_session(session.session_id, len(rows), crcs)
     layout = Layout(vector)
+    undefined = undefined_bits(rows, answers.reference(0))
     return [
         judge(
-            vector, layout, report, number, seen_by_guest(rows, answers.lane(number), final_registers(found))
+            *(vector, layout, report, number),
+            seen_by_guest(rows, answers.lane(number), final_registers(found)),
+            undefined,
         )
         for number, found in enumerate(report.lanes)
     ]
+
+
+def _config(vector: Vector, lanes: Sequence[LaneChoice]) -> hypervisor_pb2.SessionConfig:
+    features = policy_pb2.CpuFeatures(rtm=vector.has_rtm, bus_lock_detect=vector.has_bus_lock)
+    used = [step.selector for step in vector.steps if step.op in ("run_on", "host_breakpoints")]
+    return hypervisor_pb2.SessionConfig(
+        lanes=[
+            policy_pb2.Lane(policy_name=policy, vendor=vendor, features=features) for policy, vendor in lanes
+        ],
+        columns=[int(column) for column in COLUMNS],  # type: ignore[misc]  # stubs want their own enum
+        vcpus=len(vector.physical_cpus),
+        physical_cpus=1 + max((*vector.physical_cpus, *used)),
+        initial_physical_cpus=vector.physical_cpus,
+        breakpoints=hypervisor_pb2.BREAKPOINT_MODE_COMPUTED,
+        leading_vendor=lanes[0][1],
+        leading_features=features,
+        outcome_level=outcome_pb2.OUTCOME_LEVEL_FULL,
+        label=vector.name,
+    )
+
+
+class PolicyTables:
+    """The tables of policies, each asked for once."""
+
+    def __init__(self, hypervisor: Hypervisor) -> None:
+        """Ask ``hypervisor``."""
+        self._hypervisor = hypervisor
+        self._tables: dict[LaneChoice, policy_pb2.PolicyTable] = {}
+
+    def of(self, lane: LaneChoice) -> policy_pb2.PolicyTable:
+        """Return the table of a policy on a vendor."""
+        if lane not in self._tables:
+            self._tables[lane] = self._hypervisor.policy_table(*lane)
+        return self._tables[lane]
+
+    def checked(self, case: Case) -> Case:
+        """Return a case, which has failed if it is declared by a rule that its policy does not list."""
+        if case.declared is None:
+            return case
+        table = self.of((case.policy, vendor_number(case.vendor)))
+        return checked_rules(case, {deviation.rule for deviation in table.deviations})
+
+
+def checked_rules(case: Case, listed: set[str]) -> Case:
+    """Return a declared case, which has failed if one of its rules is not among those that are listed."""
+    unlisted = [rule for rule in (case.declared or "").split(", ") if rule not in listed]
+    if unlisted:
+        note = f"declared by {', '.join(unlisted)}, which the policy does not list"
+        return replace(case, declared=None, note=note)
+    return case
 
 
 class Answers:
@@ -217,7 +255,8 @@ class Answers:
         column = self._columns[part.lane]
         if part.first_event != len(column) or len(part.stories) != len(part.story_values):
             raise CouldNotFinish(f"outcomes of lane {part.lane} do not go on at event {len(column)}")
-        column += [Answer(story, value) for story, value in zip(part.stories, part.story_values, strict=True)]
+        undefined = part.undefined_dr6 or [0] * len(part.stories)
+        column += map(Answer, part.stories, part.story_values, undefined)
 
     def lane(self, number: int) -> list[Answer]:
         """Return what a lane's guest was shown."""
@@ -228,83 +267,7 @@ class Answers:
         return self._columns[-1][first_event:]
 
 
-def final_registers(lane_report: report_pb2.LaneReport) -> Registers:
-    """Return the registers as guest MOVs would read them at the end."""
-    registers = lane_report.vcpus[0].registers
-    return Registers(db=tuple(registers.db), dr6=registers.dr6, dr7=registers.dr7)
-
-
-def seen_by_guest(rows: Sequence[Row], answers: Sequence[Answer], registers: Registers) -> Seen:
-    """Return what a guest saw of its rows."""
-    reads: dict[int, int | None] = {}
-    raised: list[Raised] = []
-    for row, answer in zip(rows, answers, strict=True):
-        if answer.story == outcome_pb2.STORY_READ and row.read_step is not None:
-            reads[row.read_step] = answer.value
-        elif answer.story in _EXCEPTIONS:
-            vector, error_code, is_past = _EXCEPTIONS[answer.story]
-            place = (row.after if is_past else row.at) or Place(-1, "host")
-            dr6, dr7 = answer.value & _LOW_32, answer.value >> 32
-            raised.append(Raised(vector, error_code, place.step, place.where, dr6, dr7))
-            if row.read_step is not None:
-                reads[row.read_step] = None
-    return Seen(reads=reads, raised=tuple(raised), registers=registers)
-
-
-def judge(vector: Vector, layout: Layout, report: report_pb2.Report, number: int, got: Seen) -> Case:
-    """Compare what a lane's guest saw with what is expected, undefined bits of DR6 left out."""
-    found = report.lanes[number]
-    undefined = _undefined_dr6(report, found)
-    expected = _described(vector, vector.expect, layout, undefined)
-    seen = _described(vector, got, layout, undefined)
-    # Reads that the vector does not speak of are nobody's business.
-    seen["reads"] = {step: value for step, value in seen["reads"].items() if step in expected["reads"]}
-    is_ok = expected == seen
-    is_declared = not is_ok and found.verdict == report_pb2.VERDICT_SAME_BUT_DECLARED
-    return Case(
-        name=vector.name,
-        policy=found.policy,
-        vendor=vendor_name(found.vendor),
-        is_ok=is_ok,
-        declared=_rules(found) if is_declared else None,
-        expected=_described(vector, vector.expect, layout, 0),
-        got=_described(vector, got, layout, 0),
-    )
-
-
-def _rules(found: report_pb2.LaneReport) -> str:
-    """Return the rules by which a lane differs; final registers alone can differ without an event."""
-    return ", ".join(rule.rule for rule in found.declared) or "final registers"
-
-
-def _undefined_dr6(report: report_pb2.Report, found: report_pb2.LaneReport) -> int:
-    """Return the bits of DR6 that the lane's own reference leaves undefined."""
-    for reference in report.references:
-        if (reference.vendor, reference.features) == (found.vendor, found.features) and reference.registers:
-            return reference.registers[0].undefined_dr6
-    return 0
-
-
-def _described(vector: Vector, seen: Seen, layout: Layout, undefined: int) -> dict[str, Any]:
-    """Return what was seen as the vector format writes it, with undefined bits of DR6 taken out."""
-    reads = {}
-    for step, value in sorted(seen.reads.items()):
-        mask = undefined if vector.steps[step].register in _DR6_NUMBERS else 0
-        reads[str(step)] = None if value is None else hex(value & ~mask)
-    return {
-        "reads": reads,
-        "ev": [
-            [
-                "exc",
-                raised.vector,
-                raised.error_code,
-                [raised.step, raised.where],
-                hex(raised.dr6 & ~undefined),
-                hex(raised.dr7),
-            ]
-            for raised in seen.raised
-        ],
-        "db": [hex(layout.address(slot)) for slot in seen.registers.db],
-        "dr6": hex(seen.registers.dr6 & ~undefined),
-        "dr7": hex(seen.registers.dr7),
-    }
+def final_registers(lane_report: report_pb2.LaneReport) -> list[Registers]:
+    """Return the registers of each vCPU as guest MOVs would read them at the end."""
+    found = [vcpu.registers for vcpu in lane_report.vcpus]
+    return [Registers(db=tuple(registers.db), dr6=registers.dr6, dr7=registers.dr7) for registers in found]

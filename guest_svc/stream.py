@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 
 from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import COLUMN_DTYPES, Column, EventColumns
-from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, report_pb2
+from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected
 
 WINDOW_BLOCKS: Final = 4  # sent and not acknowledged; one would cost up to half of the rate
@@ -71,6 +71,11 @@ class Hypervisor:
         request = hypervisor_pb2.ListPoliciesRequest()
         answer = self._first_call(lambda: self._stub.ListPolicies(request, timeout=_FIRST_CALL_SECONDS))
         return list(answer.policies)
+
+    def policy_table(self, name: str, vendor: policy_pb2.Vendor.ValueType) -> policy_pb2.PolicyTable:
+        """Return a policy's table on a vendor."""
+        request = hypervisor_pb2.DescribePolicyRequest(name=name, vendor=vendor)
+        return self._first_call(lambda: self._stub.DescribePolicy(request)).table
 
     def create_session(self, config: hypervisor_pb2.SessionConfig) -> hypervisor_pb2.CreateSessionResponse:
         """Create a session."""

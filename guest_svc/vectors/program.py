@@ -1,222 +1,191 @@
-"""A vector as guest events: where its instructions lie, what each event means, and the handler.
+"""A vector's guest under way: which events come, and what follows from what they showed.
 
-A step is not one instruction. ``mov_from_dr`` is a set-up instruction, the MOV and a store of its
-result; ``mov_to_dr`` and ``cpuid`` are a set-up instruction and the instruction itself; the others are
-one instruction. Each is fetched, so each can hit an instruction breakpoint. A fault goes on with the
-next step, past the store of the result; after an instruction breakpoint the instruction runs.
+Each instruction of a step is fetched, so each can hit an instruction breakpoint; its own event follows
+where it has one. While the guest or its host's debugger steps, TF is on the last event of each
+instruction. A fault goes on with the next step, past the store of the result; after an instruction
+breakpoint the instruction runs, with RF.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
-import numpy as np
-
-from exitlab.debugreg import VECTOR_UD
-from exitlab.events import STAGE_DR6, STAGE_DR7, STATE_CR4_DE, Column, EventColumns, EventKind, Mark, Mode
+from exitlab.events import STATE_CR4_DE, DebuggerControl, EventKind, Mark, Mode
 from exitlab.v1 import outcome_pb2
-from guest_svc.vectors import MOV_OPS, Operand, Step, Symbol, Vector
-
-COLUMNS: Final = (
-    Column.KINDS,
-    Column.ARGS,
-    Column.MODES,
-    Column.MARKS,
-    Column.SELECTORS,
-    Column.VALUES,
+from guest_svc.vectors.layout import HANDLER, Layout, Place
+from guest_svc.vectors.model import MOV_OPS, Step, Vector
+from guest_svc.vectors.rows import (
+    TRAP_FLAGS,
+    Answer,
+    Row,
+    access_of,
+    end_of,
+    fetch_of,
+    rows_from_outside,
+    staged,
+    written,
 )
-_CODE_BASE: Final = 0x10000
-_REAL_CODE_BASE: Final = 0xD000
-_DATA_BASE: Final = 0x20000
-_REAL_DATA_BASE: Final = 0xF000
-_DIAGNOSTIC_PORT: Final = 0x80
-# Bytes of the set-up instruction, the instruction and the store of the result; 0 where there is none.
-_BYTES: Final = {
-    "mov_to_dr": (10, 3, 0),  # MOV r64, imm64; MOV DRn, r64
-    "mov_from_dr": (3, 3, 4),
-    "cpuid": (5, 2, 0),
-    "nop": (0, 1, 0),
-    "ud2": (0, 2, 0),
-    "out": (0, 2, 0),
-    "store": (0, 7, 0),
-    "load": (0, 7, 0),
-}
-_REAL_SET_UP_BYTES: Final = {"mov_to_dr": 6}  # MOV r32, imm32 with an operand-size prefix
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a saved RIP can point: a step's set-up (pre), instruction (insn), store (post), or the end."""
-
-    step: int
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One event, with where an exception that it raises points and which step's read it is."""
-
-    kind: EventKind
-    arg: int = 0
-    value: int = 0
-    selector: int = 0
-    marks: int = 0
-    at: Place | None = None
-    after: Place | None = None
-    read_step: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the architecture alone showed for one row."""
-
-    story: int
-    value: int
-
+_FAULTS: Final = frozenset(
+    {outcome_pb2.STORY_DB_FAULT, outcome_pb2.STORY_UD, outcome_pb2.STORY_GP, outcome_pb2.STORY_VMEXIT}
+)
+_SHADOWS: Final = frozenset({"mov_ss", "pop_ss"})
 
 Conversation = Generator[list[Row], list[Answer], None]
+_Result = TypeVar("_Result")
+_Talk = Generator[list[Row], list[Answer], _Result]
 
 
-def conversation(vector: Vector) -> Conversation:
+def conversation(vector: Vector, *, is_written_by_guest: bool = False) -> Conversation:
     """Yield the rows of a vector, and take in what the architecture answered to those yielded.
 
-    All rows come at once, unless the handler repeats an access after a general-detect fault: then the
-    rows end at each access, because what follows depends on the answer.
+    All rows come at once, unless what follows depends on an answer: where the handler repeats an access
+    after a general-detect fault, and while the guest is stepped. The registers that a vector starts with
+    are set by the host, or by the guest itself if they are to be ``is_written_by_guest``.
     """
-    layout = Layout(vector)
-    rows = _set_up(vector, layout)
-    for number, step in enumerate(vector.steps):
-        fetches = layout.fetches(number)
-        store = fetches.pop() if _BYTES[step.op][2] else None
-        access = _access(number, step, layout)
-        rows += [*fetches, *access]
-        if vector.retries_general_detect and step.op in MOV_OPS:
-            answers = yield rows
-            if answers[-1].story == outcome_pb2.STORY_DB_FAULT:
-                answers = yield [fetches[-1], *access]
-            did_fault = answers[-1].story in _FAULTS
-            rows = [store] if store is not None and not did_fault else []
-        elif store is not None:
-            rows.append(replace(store, marks=Mark.IF_OK))
-    if rows:
-        yield rows
+    return _Program(vector).run(is_written_by_guest=is_written_by_guest)
 
 
-_FAULTS: Final = frozenset({outcome_pb2.STORY_DB_FAULT, outcome_pb2.STORY_UD, outcome_pb2.STORY_GP})
+@dataclass(slots=True)
+class _Guest:
+    """What decides how a vCPU's next instruction becomes events."""
+
+    has_trap_flag: bool = False
+    is_shadowed: bool = False  # by a MOV SS just before
+    control: int = 0  # of the host's debugger
+
+    @property
+    def is_stepped(self) -> bool:
+        """Whether instructions run with TF set, be it by the guest or by the host."""
+        return self.has_trap_flag or bool(self.control & DebuggerControl.SINGLESTEP)
 
 
-class Layout:
-    """Where the instructions of a vector lie, one after another from the code's base.
-
-    Where the expectation tells an address that a symbol stands for, that address is taken: the vector
-    was run where it was, and its length is not known for every operation.
-    """
+class _Program:
+    """A vector's guest under way."""
 
     def __init__(self, vector: Vector) -> None:
-        """Place every step of ``vector``."""
         self._vector = vector
-        self._data_base = _REAL_DATA_BASE if vector.is_real_mode else _DATA_BASE
-        known = _known_addresses(vector)
-        for symbol, address in known.items():
-            if symbol.kind == "data":
-                self._data_base = address - symbol.number
-        self._instructions: list[int] = []
-        self._starts: list[list[tuple[str, int]]] = []
-        address = _REAL_CODE_BASE if vector.is_real_mode else _CODE_BASE
-        for number, step in enumerate(vector.steps):
-            set_up, instruction, store = _BYTES[step.op]
-            if vector.is_real_mode:
-                set_up = _REAL_SET_UP_BYTES.get(step.op, set_up)
-            start = known.get(Symbol("step", number), address + set_up)
-            parts = [("pre", start - set_up, set_up), ("insn", start, instruction)]
-            parts.append(("post", start + instruction, store))
-            self._starts.append([(where, place) for where, place, size_bytes in parts if size_bytes])
-            self._instructions.append(start)
-            address = start + instruction + store
+        self._layout = Layout(vector)
+        self._guests = [_Guest() for _ in vector.physical_cpus]
+        self._rows: list[Row] = []
 
-    def address(self, operand: Operand) -> int:
-        """Return the number that an operand stands for."""
-        if isinstance(operand, int):
-            return operand
-        if operand.kind == "step":
-            return self._instructions[operand.number]
-        return self._data_base + operand.number
+    def run(self, *, is_written_by_guest: bool) -> Conversation:
+        """Run all steps."""
+        if self._vector.has_de:
+            vcpus = range(len(self._guests))
+            self._rows += [Row(EventKind.STATE, arg=STATE_CR4_DE, value=1, vcpu=vcpu) for vcpu in vcpus]
+        if self._vector.init is not None:
+            stages = staged(Step("set_debugregs", registers=self._vector.init), self._layout)
+            if is_written_by_guest:
+                self._rows += [written(stage) for stage in stages]
+            else:
+                self._rows += [*stages, Row(EventKind.SET_DEBUGREGS)]
+        for number, step in enumerate(self._vector.steps):
+            guest = self._guests[step.vcpu]
+            if not self._layout.parts(number):
+                self._rows += rows_from_outside(number, step, self._layout)
+                self._take_control(step, guest)
+                continue
+            did_fault = yield from self._run_instructions(number, step, guest)
+            if not did_fault:
+                self._retire(step, guest)
+        if self._rows:
+            yield self._rows
 
-    def data(self, offset: int) -> int:
-        """Return the address of a byte of the data."""
-        return self._data_base + offset
+    def _ask(self) -> _Talk[int]:
+        """Send what there is and return the story of the last row."""
+        rows, self._rows = self._rows, []
+        answers = yield rows
+        return answers[-1].story
 
-    def fetches(self, step: int) -> list[Row]:
-        """Return the fetches of a step's instructions."""
-        return [
-            Row(EventKind.FETCH, value=address, at=Place(step, where))
-            for where, address in self._starts[step]
-        ]
+    def _run_instructions(self, number: int, step: Step, guest: _Guest) -> _Talk[bool]:
+        """Run a step's instructions; return whether one is known to have faulted, or left a nested guest."""
+        is_shadowed = guest.is_shadowed
+        self._rows += staged(step, self._layout)
+        for part in self._layout.parts(number):
+            fetch = fetch_of(step, part, self._layout)
+            access = None
+            if part.place.where == "insn":
+                is_real_mode = self._vector.is_real_mode
+                access = access_of(step, fetch, self._layout, is_real_mode=is_real_mode)
+            if access is not None:
+                did_fault = yield from self._run_access(step, fetch, access, guest)
+            else:
+                is_conditional = part.place.where == "post" and not self._must_ask(step, guest)
+                fetch = replace(fetch, marks=Mark.IF_OK if is_conditional else 0)
+                did_fault = yield from self._run_whole(fetch, guest)
+            if did_fault:
+                return True
+        if step.op == "int3" and is_shadowed and not guest.control & DebuggerControl.USE_SW_BP:
+            # What MOV SS held meets the first instruction of the breakpoint exception's handler.
+            place = Place(number, "handler")
+            self._rows.append(
+                Row(EventKind.FETCH, value=HANDLER, vcpu=step.vcpu, at=place, after=place),
+            )
+        return False
 
-    def after(self, step: int) -> Place:
-        """Return where a saved RIP points after a step of one instruction."""
-        if step + 1 == len(self._starts):
-            return Place(step + 1, "end")
-        return Place(step + 1, self._starts[step + 1][0][0])
+    def _must_ask(self, step: Step, guest: _Guest) -> bool:
+        return guest.is_stepped or (self._vector.retries_general_detect and step.op in MOV_OPS)
 
+    def _run_whole(self, fetch: Row, guest: _Guest) -> _Talk[bool]:
+        """Run an instruction that shows nothing but being fetched; return whether a nested guest was left."""
+        is_shadowed, guest.is_shadowed = guest.is_shadowed, False
+        if not guest.is_stepped:
+            self._rows.append(fetch)
+            if is_shadowed:
+                self._rows.append(end_of(fetch))
+            return False
+        self._rows.append(replace(fetch, modes=fetch.modes | Mode.TF))
+        story = yield from self._ask()
+        if story == outcome_pb2.STORY_DB_FAULT:
+            self._rows.append(replace(fetch, modes=fetch.modes | Mode.TF | Mode.RF))
+            story = yield from self._ask()
+        return self._has_left(story, guest)
 
-def columns_of(vector: Vector, rows: Sequence[Row]) -> EventColumns:
-    """Return rows as event columns."""
-    modes = vector.cpl | (Mode.OPERAND_32 if vector.is_real_mode else 0)
-    return EventColumns(
-        kinds=np.array([row.kind for row in rows], dtype=np.uint8),
-        args=np.array([row.arg for row in rows], dtype=np.uint8),
-        modes=np.full(len(rows), modes, dtype=np.uint8),
-        marks=np.array([row.marks for row in rows], dtype=np.uint8),
-        selectors=np.array([row.selector for row in rows], dtype=np.uint32),
-        values=np.array([row.value for row in rows], dtype=np.uint64),
-    )
+    def _run_access(self, step: Step, fetch: Row, access: Row, guest: _Guest) -> _Talk[bool]:
+        """Run an instruction with an event of its own; return as for all instructions of a step."""
+        is_stepped, is_shadowed, guest.is_shadowed = guest.is_stepped, guest.is_shadowed, False
+        trap_flag = Mode.TF if is_stepped else 0
+        end = None
+        if access.kind != EventKind.MOV_FROM_DR:
+            access = replace(access, modes=access.modes | trap_flag)
+        elif is_stepped or is_shadowed:
+            end = end_of(access)
+            end = replace(end, modes=end.modes | trap_flag)
+        self._rows += [fetch, access]
+        if not self._must_ask(step, guest):
+            if end is not None:
+                self._rows.append(replace(end, marks=Mark.IF_OK))
+            return False
+        story = yield from self._ask()
+        if story == outcome_pb2.STORY_DB_FAULT and self._vector.retries_general_detect:
+            self._rows += [fetch, access]
+            story = yield from self._ask()
+        did_fault = story in _FAULTS
+        if end is not None and not did_fault:
+            self._rows.append(end)
+            story = yield from self._ask()
+        return self._has_left(story, guest) or did_fault
 
+    def _has_left(self, story: int, guest: _Guest) -> bool:
+        """Return whether a nested guest was left; the guest hypervisor goes on without TF."""
+        has_left = story == outcome_pb2.STORY_VMEXIT
+        if has_left:
+            guest.has_trap_flag = False
+        return has_left
 
-def _set_up(vector: Vector, layout: Layout) -> list[Row]:
-    """Return the events that bring about the state in which a vector starts."""
-    rows = [Row(EventKind.STATE, arg=STATE_CR4_DE, value=1)] if vector.has_de else []
-    if vector.init is not None:
-        operands = [layout.address(operand) for operand in vector.init.db]
-        staged = [*enumerate(operands), (STAGE_DR6, vector.init.dr6), (STAGE_DR7, vector.init.dr7)]
-        rows += [Row(EventKind.STAGE, arg=slot, value=value) for slot, value in staged]
-        rows.append(Row(EventKind.SET_DEBUGREGS))
-    return rows
+    def _retire(self, step: Step, guest: _Guest) -> None:
+        """Take in what a step that did not fault leaves behind."""
+        guest.is_shadowed = step.op in _SHADOWS
+        flag = TRAP_FLAGS.get(step.op, step.trap_flag)
+        if flag is not None:
+            guest.has_trap_flag = flag
 
-
-def _access(number: int, step: Step, layout: Layout) -> list[Row]:
-    """Return what a step's instruction does beyond being fetched."""
-    row = Row(EventKind.FETCH, at=Place(number, "insn"), after=layout.after(number))
-    match step.op:
-        case "mov_to_dr":
-            value = layout.address(step.operand)
-            row = replace(row, kind=EventKind.MOV_TO_DR, arg=step.register, value=value)
-        case "mov_from_dr":
-            row = replace(row, kind=EventKind.MOV_FROM_DR, arg=step.register, read_step=number)
-        case "store" | "load":
-            kind = EventKind.WRITE if step.op == "store" else EventKind.READ
-            row = replace(row, kind=kind, arg=step.size_bytes, value=layout.data(step.offset))
-        case "cpuid":
-            row = replace(row, kind=EventKind.CPUID)
-        case "out":
-            row = replace(row, kind=EventKind.OUT, arg=1, selector=_DIAGNOSTIC_PORT)
-        case "ud2":
-            row = replace(row, kind=EventKind.EXCEPTION, selector=VECTOR_UD)
-        case _:
-            return []
-    return [row]
-
-
-def _known_addresses(vector: Vector) -> dict[Symbol, int]:
-    """Return the addresses that symbols must stand for, so that the expected DR0 to DR3 come out."""
-    faulted = {raised.step for raised in vector.expect.raised if raised.where == "insn"}
-    last: list[Operand] = list(vector.init.db) if vector.init is not None else [0, 0, 0, 0]
-    for number, step in enumerate(vector.steps):
-        is_written = number not in faulted or vector.retries_general_detect
-        if step.op == "mov_to_dr" and step.register < len(last) and is_written:
-            last[step.register] = step.operand
-    return {
-        operand: expected
-        for operand, expected in zip(last, vector.expect.registers.db, strict=True)
-        if isinstance(operand, Symbol) and isinstance(expected, int)
-    }
+    def _take_control(self, step: Step, guest: _Guest) -> None:
+        """Take in what the host, or the guest hypervisor, did."""
+        if step.op == "host_debugger":
+            guest.control = step.selector if step.selector & DebuggerControl.ENABLE else 0
+        elif step.op in ("reset", "init"):
+            guest.has_trap_flag = guest.is_shadowed = False
+        elif step.op == "vmexit_to_l1":
+            guest.has_trap_flag = False

@@ -245,7 +245,9 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
         nested_control = state[v, NESTED_CONTROL] if is_nested else ZERO
         shadow = state[v, SHADOW]
         is_fetch = kind == _FETCH and arg != END_OF_FETCH
-        is_matching = is_computed and not takes_db and (state[v, DR7] & DR7_ENABLES) != ZERO
+        # A step shows disabled breakpoints that match as well, in bits that are undefined.
+        may_show = (state[v, DR7] & DR7_ENABLES) != ZERO or (mode & _TF) != ZERO
+        is_matching = is_computed and not takes_db and may_show
         is_overdue = shadow == SHADOW_OVERDUE or (shadow == SHADOW_FETCHED and is_fetch)
         is_sure = (mark & (_RETIRED | _NOT_RETIRED)) != ZERO
         if is_overdue and is_guests and not is_sure and state[v, HELD] != ZERO:
@@ -466,12 +468,14 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
             state[v, SHADOW] = SHADOW_NONE
         if story == DB_FAULT or story == DB_TRAP:
             cause |= hits >> _FOUR
-            is_native_int1 = is_svm and kind == _INT1  # no intercept of #DB covers it
+            # No intercept of #DB covers INT1 on SVM, unless something held comes with it (assumed).
+            is_native_int1 = is_svm and kind == _INT1 and is_kept
             is_wanted = (nested_control & WANTS_DB) != ZERO and kind != _HOST_DEBUGGER and not is_native_int1
             if takes_db and fault != FAULT_GD and not is_native_int1:
                 story = NOTHING  # the host's debugger has it
             elif is_wanted and not is_svm:
                 story = VMEXIT
+                undefined[i] = np.uint32((hits >> _FOUR) & ~hits)
             else:
                 if not is_kept:
                     state[v, DR6] = dr6_after_db(state[v, DR6], cause)

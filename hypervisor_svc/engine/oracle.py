@@ -411,7 +411,7 @@ _Q_STOP_SHOWS_SHADOW: Final = U64(Quirk.STOP_SHOWS_SHADOW)
 _Q_STOP_UNWRITTEN: Final = U64(Quirk.STOP_UNWRITTEN)
 _Q_INT1_NOT_SKIPPED: Final = U64(Quirk.INT1_NOT_SKIPPED)
 _Q_NESTED_TRAPS_FIRST: Final = U64(Quirk.NESTED_TRAPS_FIRST)
-_Q_NESTED_CONTROLS_ALWAYS: Final = U64(Quirk.NESTED_CONTROLS_ALWAYS)
+_Q_NESTED_NEEDS_CONTROLS: Final = U64(Quirk.NESTED_NEEDS_CONTROLS)
 _Q_MATCHES_IO: Final = U64(Quirk.MATCHES_IO)
 
 # A deviation's rule number is its number plus one; 0 is none.
@@ -427,7 +427,6 @@ _R_SHADOW_KEEPS_GD: Final = U64(Deviation.SHADOW_KEEPS_GD + 1)
 _R_IO_BREAKPOINT: Final = U64(Deviation.IO_BREAKPOINT + 1)
 _R_INT1_AS_DB: Final = U64(Deviation.INT1_AS_DB + 1)
 _R_OPEN_SURVIVES: Final = U64(Deviation.OPEN_SURVIVES_DEBUGGER + 1)
-_R_NESTED_CONTROLS: Final = U64(Deviation.NESTED_CONTROLS + 1)
 
 LEVEL_DECISIONS: Final = 3
 LEVEL_FULL: Final = 4
@@ -713,6 +712,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                                 | (_FOUR if gd else ZERO)
                             )
                             check = (lane[CHECK_ORDER] >> (_TWO * condition)) & _THREE
+                            is_early = check == FAULT_GD and (is_undefined or is_unprivileged)
+                            if is_early and ((declares >> (_R_CHECK_ORDER - ONE)) & ONE) != ZERO:
+                                rule = _R_CHECK_ORDER
                             if check == FAULT_GD and (host_control & USES_HW) != ZERO:
                                 # It is the debugger's general detect; the access is left undone.
                                 stop = ONE
@@ -830,7 +832,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, SHADOW_OF_SS] = SHADOW_CAST
                         is_tail = False
                 elif group == _NESTED_GROUP:
-                    if (refuses & _REFUSES_NESTING) != ZERO:
+                    is_refused = (refuses & _REFUSES_NESTING) != ZERO
+                    if kind == _VMRUN and (quirks & _Q_NESTED_NEEDS_CONTROLS) != ZERO:
+                        needed = LOADS_CONTROLS | SAVES_CONTROLS
+                        is_refused = is_refused or (vcpu[v, NESTED] == ZERO and (value & needed) != needed)
+                    if is_refused:
                         counts[REFUSED] += ONE
                     elif kind == _VMRUN:
                         is_exit = True
@@ -909,7 +915,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if vector != _NO_VECTOR:
                     step = _DELIVER
                     is_taken = vector < _32 and ((lane[INTERCEPTED] >> vector) & ONE) != ZERO
-                    is_native_int1 = kind == _INT1 and is_svm  # no intercept of #DB covers it
+                    # No intercept of #DB covers INT1 on SVM, unless something held comes with it (assumed).
+                    is_native_int1 = kind == _INT1 and is_svm and not is_held
                     leaves = vector == ONE and (nested_control & WANTS_DB) != ZERO and not is_native_int1
                     is_told = vector == ONE and takes_db and not is_native_int1
                     is_told = is_told or (vector == _THREE and (host_control & USES_SW) != ZERO)
@@ -925,6 +932,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             if (quirks & _Q_STOP_WITHOUT_RTM) != ZERO:
                                 stop_dr6 &= ~DR6_RTM
                             stop_dr7 = physical[p, HARDWARE_DR7]
+                            if is_svm:
+                                stop_dr7 &= ~DR7_GD  # cleared before the intercept
                         if is_outside and exit_class == _HEAVY:
                             stop = ZERO  # an exit that goes to user space anyhow loses the step
                         elif is_outside:
@@ -1024,17 +1033,12 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, NESTED_DR7] = entered_dr7
                     if is_svm or (value & LOADS_CONTROLS) != ZERO:
                         vcpu[v, SHADOW_DR7] = entered_dr7
-                    elif (quirks & _Q_NESTED_CONTROLS_ALWAYS) != ZERO:
-                        if ((declares >> (_R_NESTED_CONTROLS - ONE)) & ONE) != ZERO:
-                            vcpu[v, DECLARED_DR7] |= vcpu[v, TRUE_DR7] ^ entered_dr7
-                            vcpu[v, DECLARED_RULE] = _R_NESTED_CONTROLS
-                        vcpu[v, SHADOW_DR7] = entered_dr7
+                        control = _CONTROL_NESTED
+                        moment = _CONTROL_CHANGED
                     if is_svm:
                         entered_dr6 = vcpu[v, _STAGED_AT + _FOUR] & LOW_32
                         vcpu[v, SHADOW_DR6] = canonical_dr6(entered_dr6, writable_dr6)
                         vcpu[v, FIELD_DR6] = vcpu[v, SHADOW_DR6]
-                    control = _CONTROL_NESTED
-                    moment = _CONTROL_CHANGED
                 elif is_exception(story) or story == _STORY_VMEXIT or story == _STORY_REGISTERS:
                     step = _SHOW
                     source = _LIVE
@@ -1057,7 +1061,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 else:
                     dr6 = vcpu[v, FIELD_DR6] if is_svm else physical[p, HARDWARE_DR6]
                 dr7 = physical[p, HARDWARE_DR7] if is_inside else canonical_dr7(vcpu[v, FIELD_DR7])
-                if source == _SHADOW_AS_IS:
+                if story == _STORY_VMEXIT and vcpu[v, DEBUGGER] != _OWNS_BREAKPOINTS:
+                    dr6 = canonical_dr6(dr6, writable_dr6)
+                elif source == _SHADOW_AS_IS:
                     dr7 = vcpu[v, SHADOW_DR7]
                 else:
                     dr6 = canonical_dr6(dr6, writable_dr6)
@@ -1083,17 +1089,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             elif step == _LEAVE_NESTED:
                 step = _DONE
                 p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
-                is_saved = is_svm or (vcpu[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO
-                if not is_saved and (quirks & _Q_NESTED_CONTROLS_ALWAYS) != ZERO:
-                    is_saved = True
-                    if ((declares >> (_R_NESTED_CONTROLS - ONE)) & ONE) != ZERO:
-                        rule = _R_NESTED_CONTROLS
-                if is_saved:
+                if is_svm or (vcpu[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
                     vcpu[v, NESTED_DR7] = seen >> _32
                 seen = ((seen if is_svm else cause) & LOW_32) | (vcpu[v, NESTED_DR7] << _32)
                 vcpu[v, NESTED] = ZERO
                 vcpu[v, SHADOW_DR7] = DR7_RESET
-                vcpu[v, DECLARED_DR7] = ZERO
                 control = _CONTROL_NESTED
                 moment = _CONTROL_CHANGED
             elif step == _CLUSTER:
@@ -1419,6 +1419,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             dr7 = (dr7 & ~field) | (vcpu[c, DEBUGGER_DR7] & field)
                         else:
                             vcpu[c, _EFFECTIVE_AT + k] = vcpu[c, _SHADOW_AT + k]
+                    if merges:
+                        # The guest's general detect is emulated then.
+                        dr7 = (dr7 & ~DR7_GD) | (vcpu[c, DEBUGGER_DR7] & DR7_GD)
                     vcpu[c, EFFECTIVE_DR7] = vcpu[c, DEBUGGER_DR7] if owns and not merges else dr7
                     if (mask & _A_SAVE_DR0_3) != ZERO:  # what was stale is now the shadow
                         for k in range(_FOUR):
@@ -1602,7 +1605,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         # What the guest saw, against the reference.
         undefined = U64(true_undefined[i])
         if story != true_story or (story != _NOTHING and ((seen ^ true_value) & ~undefined) != ZERO):
-            if rule == ZERO and is_io and true_story == _STORY_DB_TRAP:
+            if rule == ZERO and is_io and (true_story == _STORY_DB_TRAP or true_story == _STORY_VMEXIT):
                 if ((declares >> (_R_IO_BREAKPOINT - ONE)) & ONE) != ZERO:
                     rule = _R_IO_BREAKPOINT
             if rule == ZERO and kind == _INT1 and not is_held:
@@ -1633,6 +1636,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     is_declared = True
             if not is_declared and story == true_story:
                 allowed = vcpu[v, DECLARED_DR6] | (vcpu[v, DECLARED_DR7] << _32)
+                if taint != ZERO and slot >= _FOUR:  # by this very access
+                    allowed |= (taint & LOW_32) << (_32 * (slot - _FOUR))
                 if story == _STORY_READ:
                     allowed = vcpu[v, _DECLARED_AT + slot]
                 elif story == _STORY_REGISTERS:
@@ -1659,6 +1664,19 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     difference = (seen ^ true_value) & ~undefined
                     vcpu[v, DECLARED_DR6] |= difference & LOW_32
                     vcpu[v, DECLARED_DR7] |= difference >> _32
+                    vcpu[v, DECLARED_RULE] = rule
+                if true_story == _STORY_VMEXIT and vcpu[v, NESTED] != ZERO:
+                    # The stream goes on in the guest hypervisor: the lane is brought there.
+                    vcpu[v, NESTED] = ZERO
+                    vcpu[v, SHADOW_DR7] = DR7_RESET
+                    if vcpu[v, DEBUGGER] != _OWNS_BREAKPOINTS:
+                        vcpu[v, EFFECTIVE_DR7] = DR7_RESET
+                        vcpu[v, FIELD_DR7] = DR7_RESET
+                        vcpu[v, BELIEF] = ZERO
+                        if vcpu[v, RUNG] == ZERO:
+                            physical[vcpu[v, RESIDENT_ON] - ONE, HARDWARE_DR7] = DR7_RESET
+                if true_story == _STORY_VMEXIT and is_svm:
+                    vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                     vcpu[v, DECLARED_RULE] = rule
                 if story != true_story:
                     is_debug = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT
@@ -1703,6 +1721,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             debug_exits[at, DEBUG_EXIT_COUNT] += ONE
         if true_story == _STORY_VMEXIT:
             vcpu[v, TRUE_DR7] = DR7_RESET
+            vcpu[v, DECLARED_DR7] = ZERO
             if is_svm:
                 vcpu[v, TRUE_DR6] = true_value & LOW_32
                 vcpu[v, TRUE_UNDEFINED] = undefined
@@ -1712,6 +1731,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if is_svm:
                 vcpu[v, TRUE_DR6] = canonical_dr6(vcpu[v, _STAGED_AT + _FOUR] & LOW_32, writable_dr6)
                 vcpu[v, TRUE_UNDEFINED] = ZERO
+            for k in range(_SIX):
+                vcpu[v, _STAGED_AT + k] = ZERO
         elif is_exception(true_story):
             vcpu[v, TRUE_DR6] = true_value & LOW_32
             vcpu[v, TRUE_DR7] = true_value >> _32
@@ -1729,7 +1750,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 vcpu[v, _TRUE_AT + slot] = value  # DR6 and DR7 come with the trap
             if slot == _FOUR and true_story == _NOTHING:
                 vcpu[v, TRUE_UNDEFINED] = ZERO
-            if not is_exception(story):
+            if stop != ZERO:
+                if (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
+                    vcpu[v, _DECLARED_AT + slot] = ~ZERO  # a general detect that is none took it
+            elif not is_exception(story) or story == _STORY_DB_TRAP:
                 vcpu[v, _DECLARED_AT + slot] = ZERO
                 if slot < _FOUR:
                     vcpu[v, STALE_SLOTS] &= ~(ONE << slot)

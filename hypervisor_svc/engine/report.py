@@ -245,6 +245,8 @@ def _end_difference(
         found = [*vcpu.registers.db, vcpu.registers.dr6, vcpu.registers.dr7]
         for slot, (here, there) in enumerate(zip(found, truth, strict=True)):
             allowed = int(row[records.DECLARED + slot])
+            if slot < _DB_SLOTS and int(row[records.STALE_SLOTS]) >> slot & 1:
+                allowed = here ^ there
             if slot == ref.DR6:
                 allowed |= vcpu.registers.undefined_dr6
             if (here ^ there) & ~allowed:

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import numpy as np
@@ -349,12 +350,18 @@ def _costs(table: policy_pb2.PolicyTable) -> dict[Action, int]:
 
 
 def make_table(table: policy_pb2.PolicyTable) -> Table:
-    """Check ``table`` and return it as arrays.
+    """Check ``table`` and return it as arrays, which nobody may change: sessions share them.
 
     Raises:
         BadTable: naming the policy, the moment and the state.
 
     """
+    return _made_table(table.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=256)
+def _made_table(data: bytes) -> Table:
+    table = policy_pb2.PolicyTable.FromString(data)
     _check_header(table)
     actions = [_named(Action, word, table.name) for word in table.actions]
     bases = np.full(len(Moment), ~np.uint64(0), np.uint64)

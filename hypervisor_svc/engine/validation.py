@@ -85,7 +85,7 @@ _SIGNATURE = nt.int64(
 
 
 @compiled(_SIGNATURE)
-def _first_broken(  # type: ignore[no-untyped-def]  # noqa: PLR0912  # typed by its signature; a rule a branch
+def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature; a rule a branch
     kinds,
     args,
     modes,

@@ -218,7 +218,7 @@ class Quirk(IntFlag):
     STOP_UNWRITTEN = 1 << 6  # told nothing: DR6 and DR7 of a processor's #DB are not filled in
     INT1_NOT_SKIPPED = 1 << 7  # an INT1 that exits is raised before it, not after it
     NESTED_TRAPS_FIRST = 1 << 8  # what L1 wants is answered by the table once before L1 gets it
-    NESTED_CONTROLS_ALWAYS = 1 << 9  # nested entries and exits always switch DR7
+    NESTED_NEEDS_CONTROLS = 1 << 9  # a nested entry that does not switch the debug controls is refused
     MATCHES_IO = 1 << 10  # an I/O instruction that exits is matched by the hypervisor
 
 
@@ -237,4 +237,3 @@ class Deviation(IntEnum):
     IO_BREAKPOINT = 9  # an I/O instruction that exits matches no breakpoint
     INT1_AS_DB = 10  # an INT1 that exits is raised as a #DB without a cause
     OPEN_SURVIVES_DEBUGGER = 11  # a window that is about to open stays so when a debugger takes over
-    NESTED_CONTROLS = 12  # DR7 is switched for a nested guest although its controls say otherwise

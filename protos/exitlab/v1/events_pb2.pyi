@@ -372,8 +372,8 @@ class Event(google.protobuf.message.Message):
     arg: builtins.int
     """Register, width or length, by kind; 0 to 255."""
     modes: builtins.int
-    """Mode bits: 0-1 CPL, 2 TF (the instruction that retires with this event is stepped), 3 RF, 4 shadow of a
-    MOV SS, 5 operand of 32 bits.
+    """Mode bits: 0-1 CPL, 2 TF, 3 RF, 4 interrupt shadow, 5 operand of 32 bits. (With TF the instruction
+    that retires with this event is stepped; the interrupt shadow is that of a MOV SS.)
     """
     marks: builtins.int
     """Mark bits: 0 value unknown, 1 value expected, 2 known to have retired, 3 not retired,

@@ -314,7 +314,7 @@ class DeclaredDeviation(google.protobuf.message.Message):
     """Name of the engine's deviation:
     CHECK_ORDER, GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, EMULATED_MASKS, STALE_EFFECTIVE, RAW_READS,
     SKIPS_ON_FAULT, FULL_OPERAND, SHADOW_KEEPS_GD, IO_BREAKPOINT, INT1_AS_DB,
-    OPEN_SURVIVES_DEBUGGER, NESTED_CONTROLS.
+    OPEN_SURVIVES_DEBUGGER.
     """
     text: builtins.str
     """When it applies and what then differs."""
@@ -436,7 +436,7 @@ class PolicyTable(google.protobuf.message.Message):
         """Names of the engine's emulation quirks that apply:
         GD_KEEPS_TRAP_BITS, DB_KEEPS_GD, SKIPS_ON_FAULT, FULL_OPERAND, STOP_WITHOUT_RTM,
         STOP_SHOWS_SHADOW, STOP_UNWRITTEN, INT1_NOT_SKIPPED, NESTED_TRAPS_FIRST,
-        NESTED_CONTROLS_ALWAYS, MATCHES_IO.
+        NESTED_NEEDS_CONTROLS, MATCHES_IO.
         """
 
     @property

@@ -1,0 +1,124 @@
+"""Reading the steps of a vector: which fields each operation takes, and what stands for one left out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from exitlab.events import DebuggerControl, NestedControl
+from guest_svc.vectors.fields import LARGEST_32, Fields, Object
+from guest_svc.vectors.model import ALL_OPS, Operand, Registers, Step
+
+LAST_CPU: Final = 15
+_DIAGNOSTIC_PORT: Final = 0x80
+_TIMER_VECTOR: Final = 0x20
+_CLASSES: Final = {"fast": 1, "light": 2, "heavy": 3}
+_DEBUGGER_NAMES: Final = {control.name.lower(): int(control) for control in DebuggerControl if control.name}
+_NESTED_NAMES: Final = {control.name.lower(): int(control) for control in NestedControl if control.name}
+
+
+def read_step(
+    fields: Fields,
+    value: object,
+    field: str,
+    base: Step,
+    vcpus: int,
+    operand: Callable[[object, str], Operand],
+) -> Step:
+    """Return a step; ``base`` has what stands for what is left out, ``operand`` reads a number or address."""
+    return _StepReader(fields, fields.record(value, field), field, operand).step(base, vcpus)
+
+
+@dataclass(frozen=True, slots=True)
+class _StepReader:
+    """One step on its way out of its JSON object."""
+
+    fields: Fields
+    row: Object
+    field: str
+    operand: Callable[[object, str], Operand]
+
+    def step(self, base: Step, vcpus: int) -> Step:
+        """Return the step."""
+        op = self.row.get("op")
+        if not isinstance(op, str) or op not in ALL_OPS:
+            raise self.fields.bad(f"{self.field}.op", f"expected one of {', '.join(sorted(ALL_OPS))}", op)
+        exit_class = self.row.get("class")
+        common = replace(
+            base,
+            op=op,
+            vcpu=self._choice("vcpu", 0, tuple(range(vcpus))),
+            cpl=self._choice("cpl", base.cpl, (0, 3)),
+            exit_class=0 if exit_class is None else _CLASSES[self._class(exit_class)],
+            has_set_up=bool(self._choice("pre", 1, (0, 1))),
+        )
+        return self._with_own_fields(common)
+
+    def _with_own_fields(self, step: Step) -> Step:
+        """Return a step with the fields that only its operation has."""
+        match step.op:
+            case "mov_to_dr" | "mov_from_dr":
+                operand = self._operand("v") if step.op == "mov_to_dr" else 0
+                return replace(step, register=self._choice("n", None, tuple(range(8))), operand=operand)
+            case "store" | "load":
+                size_bytes = self._choice("size", 4, (1, 2, 4, 8))
+                return replace(step, offset=self._number("off", None), size_bytes=size_bytes)
+            case "mov_ss" | "pop_ss":
+                offset = self._number("off", None) if "off" in self.row else None
+                return replace(step, offset=offset, size_bytes=self._choice("size", 2, (2, 4, 8)))
+            case "in" | "out":
+                port = self._number("port", _DIAGNOSTIC_PORT, 0xFFFF)
+                return replace(step, selector=port, size_bytes=self._choice("size", 1, (1, 2, 4)))
+            case "intn" | "interrupt":
+                vector = self._number("vector", None if step.op == "intn" else _TIMER_VECTOR, 0xFF)
+                return replace(step, selector=vector)
+            case "rdmsr" | "wrmsr":
+                msr = self._number("msr", None, LARGEST_32)
+                return replace(step, selector=msr, operand=self._number("v", 0))
+            case "iret" if "tf" in self.row:
+                return replace(step, trap_flag=bool(self._choice("tf", None, (0, 1))))
+            case "cr4_de":
+                return replace(step, operand=self._choice("v", None, (0, 1)))
+            case "vmexit_to_l1":
+                return replace(step, selector=self._number("reason", None, LARGEST_32))
+            case _:
+                return self._with_host_fields(step)
+
+    def _with_host_fields(self, step: Step) -> Step:
+        """Return a step with what comes from outside, or goes to a nested guest."""
+        match step.op:
+            case "set_debugregs":
+                return replace(step, registers=self._registers())
+            case "host_debugger":
+                control = self._bits("control", _DEBUGGER_NAMES)
+                return replace(step, selector=control, registers=self._registers())
+            case "host_breakpoints":
+                return replace(step, selector=self._number("cpu", 0, LAST_CPU), registers=self._registers())
+            case "ept_violation":
+                return replace(step, operand=self._number("v", 0))
+            case "run_on":
+                return replace(step, selector=self._number("cpu", None, LAST_CPU))
+            case "vmrun":
+                controls = self._bits("controls", _NESTED_NAMES)
+                return replace(step, operand=controls, registers=self._registers())
+            case _:
+                return step
+
+    def _choice(self, name: str, default: object, choices: tuple[object, ...]) -> int:
+        value: int = self.fields.choice(self.row.get(name, default), f"{self.field}.{name}", choices)
+        return value
+
+    def _class(self, value: object) -> str:
+        name: str = self.fields.choice(value, f"{self.field}.class", tuple(_CLASSES))
+        return name
+
+    def _number(self, name: str, default: int | None, largest: int = 2**64 - 1) -> int:
+        return self.fields.number(self.row.get(name, default), f"{self.field}.{name}", largest)
+
+    def _operand(self, name: str) -> Operand:
+        return self.operand(self.row.get(name), f"{self.field}.{name}")
+
+    def _bits(self, name: str, names: dict[str, int]) -> int:
+        return self.fields.bits(self.row.get(name), f"{self.field}.{name}", names)
+
+    def _registers(self) -> Registers:
+        return self.fields.registers(self.row, self.field, self.operand)
