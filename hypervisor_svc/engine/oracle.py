@@ -579,6 +579,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         is_held = False  # what MOV SS has held takes part
         enters_nested = False
         is_clustered = False
+        is_undone = False  # a debugger's general detect left the access undone
         exit_class = _LIGHT
         stop = ZERO  # the exception that the host's debugger is told of
         stop_dr6 = ZERO
@@ -589,6 +590,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         is_fetch = kind == _FETCH and arg != END_OF_FETCH
         is_io = kind >= _IN and kind <= _OUTS
         taint = ZERO  # bits that an emulated write left different
+        kept_gd = ZERO  # what a debug exception of this event should have cleared
         is_exit = False
         if clusters and vcpu[v, CLUSTER] != ZERO:
             is_near = U64(gap_cycles[i]) <= lane[CLUSTER_GAP] and vcpu[v, RUNG] != ZERO
@@ -724,6 +726,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                                 stop_dr7 = physical[p, HARDWARE_DR7]
                                 handler = _NO_MOMENT
                                 is_tail = False
+                                is_undone = True
                             elif check == FAULT_GD and (nested_control & WANTS_DB) != ZERO and not is_svm:
                                 story = _STORY_VMEXIT
                                 cause = DR6_BD
@@ -925,6 +928,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if is_told:
                         story = _NOTHING
                         stop = vector
+                        is_undone = fault == FAULT_GD
                         if vector == ONE and is_outside:
                             stop_dr6 = DR6_RESET | cause  # DR7 is not filled in
                         elif vector == ONE and (quirks & _Q_STOP_UNWRITTEN) == ZERO:
@@ -937,11 +941,6 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         if is_outside and exit_class == _HEAVY:
                             stop = ZERO  # an exit that goes to user space anyhow loses the step
                         elif is_outside:
-                            key = vcpu[v, PENDING_KEY]
-                            vcpu[v, _EXITS_BY_CLASS_AT + exit_class] -= ONE
-                            vcpu[v, _EXITS_BY_CLASS_AT + _HEAVY] += ONE
-                            vcpu[v, PENDING_KEY] = (key & ~_CLASS_OF_KEY) | (_HEAVY << _KEY_CLASS)
-                            event_key = (event_key & ~_CLASS_OF_KEY) | (_HEAVY << _KEY_CLASS)
                             handler = _NO_MOMENT
                             target = _HEAVY
                             step = _CLIMB
@@ -954,21 +953,35 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         if leaves:
                             story = _STORY_VMEXIT
                         if is_taken and (is_svm or not leaves):
-                            moment = _DB_EXIT
+                            # What is to be injected ends the inner run loop.
+                            handler = _DB_EXIT
+                            target = _LIGHT
+                            step = _CLIMB
                         elif leaves and is_svm:
-                            vcpu[v, FIELD_DR6] = dr6_after_db(vcpu[v, FIELD_DR6], cause)
+                            vcpu[v, FIELD_DR6] = dr6_after_db(vcpu[v, SHADOW_DR6], cause)
+                            vcpu[v, FIELD_DR7] &= ~DR7_GD
                             vcpu[v, SHADOW_DR6] = vcpu[v, FIELD_DR6]
                         elif not leaves:
                             raising = cause
                             story = _NOTHING
                             step = _ENTER
-                    elif vector == ONE and not is_kept and (is_svm or not (is_taken or leaves)):
+                    if is_outside and step == _CLIMB and exit_class < target and not is_clustered:
+                        # The exit went further than its reason says.
+                        key = vcpu[v, PENDING_KEY]
+                        vcpu[v, _EXITS_BY_CLASS_AT + exit_class] -= ONE
+                        vcpu[v, _EXITS_BY_CLASS_AT + target] += ONE
+                        vcpu[v, PENDING_KEY] = (key & ~_CLASS_OF_KEY) | (target << _KEY_CLASS)
+                        event_key = (event_key & ~_CLASS_OF_KEY) | (target << _KEY_CLASS)
+                        exit_class = target
+                    is_native = not (is_told or is_outside or is_kept or is_native_int1)
+                    if vector == ONE and is_native and (is_svm or not (is_taken or leaves)):
                         # The processor itself updates DR6 and clears GD; a VMX #DB exit does not.
                         physical[p, HARDWARE_DR6] = dr6_after_db(physical[p, HARDWARE_DR6], cause)
                         physical[p, HARDWARE_DR7] &= ~DR7_GD
                         shadow_has_gd = (vcpu[v, SHADOW_DR7] & DR7_GD) != ZERO
                         if not is_taken and vcpu[v, ARMED] != ZERO and shadow_has_gd:
                             if ((declares >> (_R_SHADOW_KEEPS_GD - ONE)) & ONE) != ZERO:
+                                kept_gd = DR7_GD
                                 vcpu[v, DECLARED_DR7] |= DR7_GD
                                 vcpu[v, DECLARED_RULE] = _R_SHADOW_KEEPS_GD
                     if (is_taken or leaves) and not is_outside and not is_told:
@@ -1008,16 +1021,31 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 step = _DONE
                 if is_io and (quirks & _Q_MATCHES_IO) != ZERO and is_computed and not takes_db:
                     if vcpu[v, HAS_DE] != ZERO and arg != ZERO and story == _NOTHING:
-                        hits = matching_slots(
-                            ACCESS_IO,
-                            selector,
-                            arg,
-                            vcpu[v, SHADOW],
-                            vcpu[v, SHADOW + 1],
-                            vcpu[v, SHADOW + 2],
-                            vcpu[v, SHADOW + 3],
-                            vcpu[v, SHADOW_DR7],
-                        )
+                        # Against the registers of a guest that has them itself, else against the shadow.
+                        p = vcpu[v, RESIDENT_ON] - ONE if vcpu[v, RESIDENT_ON] != ZERO else vcpu[v, HOME]
+                        is_saved = lane[RUNG_OF_SAVING] != ZERO and vcpu[v, RUNG] >= lane[RUNG_OF_SAVING]
+                        if vcpu[v, ARMED] != ZERO or is_saved:
+                            hits = matching_slots(
+                                ACCESS_IO,
+                                selector,
+                                arg,
+                                vcpu[v, SHADOW],
+                                vcpu[v, SHADOW + 1],
+                                vcpu[v, SHADOW + 2],
+                                vcpu[v, SHADOW + 3],
+                                vcpu[v, SHADOW_DR7],
+                            )
+                        else:
+                            hits = matching_slots(
+                                ACCESS_IO,
+                                selector,
+                                arg,
+                                physical[p, 0],
+                                physical[p, 1],
+                                physical[p, 2],
+                                physical[p, 3],
+                                vcpu[v, FIELD_DR7],
+                            )
                         if (hits & _15) != ZERO:
                             cause = hits >> _FOUR
                             story = _STORY_DB_TRAP
@@ -1335,6 +1363,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             vcpu[c, EFFECTIVE_DR7] &= ~DR7_GD
                     elif ((vcpu[c, SHADOW_DR7] | vcpu[c, FIELD_DR7]) & DR7_GD) != ZERO:
                         if ((declares >> (_R_DB_KEEPS_GD - ONE)) & ONE) != ZERO:
+                            kept_gd = DR7_GD
                             vcpu[c, DECLARED_DR7] |= DR7_GD
                             vcpu[c, DECLARED_RULE] = _R_DB_KEEPS_GD
                 if (mask & (_A_EMULATE | _A_INJECT)) != ZERO:
@@ -1612,7 +1641,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if ((declares >> (_R_INT1_AS_DB - ONE)) & ONE) != ZERO:
                     rule = _R_INT1_AS_DB
             is_declared = rule != ZERO
-            is_matched = group == _MATCH or group == _SOFTWARE or is_held or true_story == _STORY_DB_TRAP
+            is_trap = story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP
+            is_overtaken = true_story == _STORY_DB_FAULT and (true_value & _15 & ~undefined) != ZERO
+            is_matched = group == _MATCH or group == _SOFTWARE or is_held or is_trap or is_overtaken
             if not is_declared and is_matched:
                 # Slots that may match otherwise: stale, or with an address or a condition declared.
                 slots = vcpu[v, STALE_SLOTS]
@@ -1620,9 +1651,12 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     conditions = (_THREE << (_TWO * k)) | (_15 << (_16 + _FOUR * k))
                     if vcpu[v, _DECLARED_AT + k] != ZERO or (vcpu[v, DECLARED_DR7] & conditions) != ZERO:
                         slots |= ONE << k
-                hits = seen if story != _NOTHING else true_value
+                is_here = story == _STORY_DB_FAULT or story == _STORY_DB_TRAP
+                hits = seen if is_here or story == _STORY_VMEXIT else true_value
                 if story == true_story:
                     hits = seen ^ true_value
+                    if kind == _INT1 and slots != ZERO:
+                        hits = ZERO  # what it brings along replaces all four bits
                 enables = (seen | true_value) >> _32
                 for k in range(_FOUR):
                     if ((enables >> (_TWO * k)) & _THREE) == ZERO:
@@ -1651,31 +1685,33 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if rule == ZERO:
                         rule = _R_EMULATED_MASKS
             if not is_declared and group == _DR and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
-                if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT:
+                if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or is_undone:
                     rule = vcpu[v, DECLARED_RULE]
                     is_declared = rule != ZERO
             if is_declared:
                 declared[rule - ONE, 0] += ONE
                 if declared[rule - ONE, 1] == ZERO:
                     declared[rule - ONE, 1] = first_event + U64(i) + ONE
-                lane_raised = is_exception(story)
-                true_raised = is_exception(true_story)
-                if story == true_story and lane_raised:
+                is_here_undone = is_exception(story) and story != _STORY_DB_TRAP
+                is_there_undone = is_exception(true_story) and true_story != _STORY_DB_TRAP
+                if story == true_story and is_exception(story):
                     difference = (seen ^ true_value) & ~undefined
                     vcpu[v, DECLARED_DR6] |= difference & LOW_32
                     vcpu[v, DECLARED_DR7] |= difference >> _32
                     vcpu[v, DECLARED_RULE] = rule
-                if true_story == _STORY_VMEXIT and vcpu[v, NESTED] != ZERO:
-                    # The stream goes on in the guest hypervisor: the lane is brought there.
-                    vcpu[v, NESTED] = ZERO
-                    vcpu[v, SHADOW_DR7] = DR7_RESET
+                if (story == _STORY_VMEXIT) != (true_story == _STORY_VMEXIT):
+                    # The stream goes on where the architecture is: the lane is brought there.
+                    is_left = true_story == _STORY_VMEXIT
+                    vcpu[v, NESTED] = ZERO if is_left else ONE
+                    dr7 = DR7_RESET if is_left else vcpu[v, TRUE_DR7]
+                    vcpu[v, SHADOW_DR7] = dr7
                     if vcpu[v, DEBUGGER] != _OWNS_BREAKPOINTS:
-                        vcpu[v, EFFECTIVE_DR7] = DR7_RESET
-                        vcpu[v, FIELD_DR7] = DR7_RESET
-                        vcpu[v, BELIEF] = ZERO
+                        vcpu[v, EFFECTIVE_DR7] = dr7
+                        vcpu[v, FIELD_DR7] = dr7
+                        vcpu[v, BELIEF] = ONE if (dr7 & DR7_ENABLES) != ZERO else ZERO
                         if vcpu[v, RUNG] == ZERO:
-                            physical[vcpu[v, RESIDENT_ON] - ONE, HARDWARE_DR7] = DR7_RESET
-                if true_story == _STORY_VMEXIT and is_svm:
+                            physical[vcpu[v, RESIDENT_ON] - ONE, HARDWARE_DR7] = dr7
+                if is_svm and (story == _STORY_VMEXIT or true_story == _STORY_VMEXIT):
                     vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                     vcpu[v, DECLARED_RULE] = rule
                 if story != true_story:
@@ -1684,7 +1720,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                         vcpu[v, DECLARED_DR7] |= DR7_GD
                         vcpu[v, DECLARED_RULE] = rule
-                    if is_write and lane_raised != true_raised:
+                    if is_here_undone != is_there_undone:
+                        vcpu[v, HELD] = ZERO
+                        vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
+                    if is_write and is_here_undone != is_there_undone:
                         vcpu[v, _DECLARED_AT + slot] = ~ZERO
                         vcpu[v, DECLARED_RULE] = rule
             else:
@@ -1731,18 +1770,21 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if is_svm:
                 vcpu[v, TRUE_DR6] = canonical_dr6(vcpu[v, _STAGED_AT + _FOUR] & LOW_32, writable_dr6)
                 vcpu[v, TRUE_UNDEFINED] = ZERO
-            for k in range(_SIX):
-                vcpu[v, _STAGED_AT + k] = ZERO
         elif is_exception(true_story):
             vcpu[v, TRUE_DR6] = true_value & LOW_32
             vcpu[v, TRUE_DR7] = true_value >> _32
             vcpu[v, TRUE_UNDEFINED] = undefined
+        if kind == _VMRUN:
+            for k in range(_SIX):
+                vcpu[v, _STAGED_AT + k] = ZERO
         is_written = is_write and (mark & _NOT_RETIRED) == ZERO
         if is_written and (mark & _RETIRED) == ZERO and takes_db:
             # General detect that the debugger takes leaves the access undone.
             tested = vcpu[v, DEBUGGER_DR7] if (host_control & USES_HW) != ZERO else vcpu[v, TRUE_DR7]
             is_mine = (host_control & USES_HW) != ZERO or is_svm
             is_written = not is_mine or (tested & DR7_GD) == ZERO
+            if not is_written and not is_undone and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
+                vcpu[v, _DECLARED_AT + slot] = ~ZERO  # a general detect that is missing let it happen
         if is_written and (true_story == _NOTHING or true_story == _STORY_DB_TRAP):
             if true_story == _NOTHING:
                 vcpu[v, _TRUE_AT + slot] = true_value
@@ -1750,17 +1792,17 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 vcpu[v, _TRUE_AT + slot] = value  # DR6 and DR7 come with the trap
             if slot == _FOUR and true_story == _NOTHING:
                 vcpu[v, TRUE_UNDEFINED] = ZERO
-            if stop != ZERO:
+            if is_undone:
                 if (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                     vcpu[v, _DECLARED_AT + slot] = ~ZERO  # a general detect that is none took it
             elif not is_exception(story) or story == _STORY_DB_TRAP:
-                vcpu[v, _DECLARED_AT + slot] = ZERO
+                vcpu[v, _DECLARED_AT + slot] = kept_gd if slot == _FIVE else ZERO
                 if slot < _FOUR:
                     vcpu[v, STALE_SLOTS] &= ~(ONE << slot)
                 if taint != ZERO:
                     masks_rule = rule if rule != ZERO else _R_EMULATED_MASKS
                     if ((declares >> (masks_rule - ONE)) & ONE) != ZERO:
-                        vcpu[v, _DECLARED_AT + slot] = taint
+                        vcpu[v, _DECLARED_AT + slot] |= taint
                         vcpu[v, DECLARED_RULE] = masks_rule
         if level >= LEVEL_DECISIONS:
             key = event_key | (story << _KEY_STORY)
