@@ -591,6 +591,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         is_io = kind >= _IN and kind <= _OUTS
         taint = ZERO  # bits that an emulated write left different
         kept_gd = ZERO  # what a debug exception of this event should have cleared
+        kept_dr6 = ZERO  # what one that should not have come has set
         is_exit = False
         if clusters and vcpu[v, CLUSTER] != ZERO:
             is_near = U64(gap_cycles[i]) <= lane[CLUSTER_GAP] and vcpu[v, RUNG] != ZERO
@@ -1642,6 +1643,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     rule = _R_INT1_AS_DB
             is_declared = rule != ZERO
             is_trap = story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP
+            is_trap = is_trap or story == _STORY_VMEXIT or true_story == _STORY_VMEXIT
             is_overtaken = true_story == _STORY_DB_FAULT and (true_value & _15 & ~undefined) != ZERO
             is_matched = group == _MATCH or group == _SOFTWARE or is_held or is_trap or is_overtaken
             if not is_declared and is_matched:
@@ -1685,7 +1687,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if rule == ZERO:
                         rule = _R_EMULATED_MASKS
             if not is_declared and group == _DR and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
-                if story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or is_undone:
+                is_gd = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or is_undone
+                if is_gd or story == _STORY_VMEXIT or true_story == _STORY_VMEXIT:
                     rule = vcpu[v, DECLARED_RULE]
                     is_declared = rule != ZERO
             if is_declared:
@@ -1717,6 +1720,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if story != true_story:
                     is_debug = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT
                     if is_debug or story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP:
+                        kept_dr6 = DR6_CAUSES | DR6_RTM
                         vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                         vcpu[v, DECLARED_DR7] |= DR7_GD
                         vcpu[v, DECLARED_RULE] = rule
@@ -1796,7 +1800,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                     vcpu[v, _DECLARED_AT + slot] = ~ZERO  # a general detect that is none took it
             elif not is_exception(story) or story == _STORY_DB_TRAP:
-                vcpu[v, _DECLARED_AT + slot] = kept_gd if slot == _FIVE else ZERO
+                kept = kept_gd if slot == _FIVE else ZERO
+                vcpu[v, _DECLARED_AT + slot] = kept_dr6 if slot == _FOUR else kept
                 if slot < _FOUR:
                     vcpu[v, STALE_SLOTS] &= ~(ONE << slot)
                 if taint != ZERO:

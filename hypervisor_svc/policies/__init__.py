@@ -10,13 +10,26 @@ from typing import Final, TypeAlias
 
 from exitlab.debugreg import dr6_writable
 from exitlab.v1 import hypervisor_pb2, policy_pb2
+from hypervisor_svc.policies.acrn import Acrn
 from hypervisor_svc.policies.base import SVM, VMX, Policy, Vendor, tabulate
+from hypervisor_svc.policies.bhyve import Bhyve
+from hypervisor_svc.policies.hardware_switch import HardwareSwitch
+from hypervisor_svc.policies.haxm import Haxm
 from hypervisor_svc.policies.ignore import Ignore
 from hypervisor_svc.policies.kvm import ERAS, Era, Kvm
+from hypervisor_svc.policies.kvm_pvm import KvmPvm
+from hypervisor_svc.policies.nvmm import Nvmm
+from hypervisor_svc.policies.openbsd import OpenBsd
+from hypervisor_svc.policies.pass_through import Hvpp, HyperPlatform
 from hypervisor_svc.policies.swap_each_entry import SwapEachEntry
+from hypervisor_svc.policies.trap_and_cluster import TrapAndCluster
+from hypervisor_svc.policies.virtualbox import VirtualBox
+from hypervisor_svc.policies.xen import Xen
+from hypervisor_svc.policies.xen_pv import XenPv
 
 DEFAULT_POLICY: Final = "kvm-6.14"
 _BOTH: Final[tuple[Vendor, ...]] = (VMX, SVM)
+_VMX_ONLY: Final[tuple[Vendor, ...]] = (VMX,)
 _VENDOR_WORDS: Final = {VMX: "vmx", SVM: "svm"}
 
 
@@ -39,6 +52,19 @@ def _kvm_maker(era: Era) -> tuple[tuple[Vendor, ...], _Maker]:
 
 _MAKERS: Final[dict[str, tuple[tuple[Vendor, ...], _Maker]]] = {
     **{f"kvm-{era.version}": _kvm_maker(era) for era in ERAS},
+    "kvm-pvm": (_VMX_ONLY, lambda vendor, writable: KvmPvm(vendor, dr6_writable=writable)),
+    "xen": (_BOTH, lambda vendor, _: Xen(vendor)),
+    "xen-pv": (_VMX_ONLY, lambda vendor, writable: XenPv(vendor, dr6_writable=writable)),
+    "virtualbox": (_BOTH, lambda vendor, _: VirtualBox(vendor)),
+    "bhyve": (_BOTH, lambda vendor, _: Bhyve(vendor)),
+    "openbsd": (_BOTH, lambda vendor, _: OpenBsd(vendor)),
+    "nvmm": (_BOTH, lambda vendor, _: Nvmm(vendor)),
+    "haxm": (_VMX_ONLY, lambda vendor, _: Haxm(vendor)),
+    "hyperplatform": (_VMX_ONLY, lambda vendor, _: HyperPlatform(vendor)),
+    "hvpp": (_VMX_ONLY, lambda vendor, writable: Hvpp(vendor, dr6_writable=writable)),
+    "acrn": (_BOTH, lambda vendor, _: Acrn(vendor)),
+    "hardware-switch": (_BOTH, lambda vendor, _: HardwareSwitch(vendor)),
+    "trap-and-cluster": (_BOTH, lambda vendor, writable: TrapAndCluster(vendor, dr6_writable=writable)),
     "swap-each-entry": (_BOTH, lambda vendor, _: SwapEachEntry(vendor)),
     "ignore": (_BOTH, lambda vendor, _: Ignore(vendor)),
 }

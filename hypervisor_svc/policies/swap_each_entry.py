@@ -5,37 +5,27 @@ debugging is the common case. The host's own registers are restored only if it u
 
 Source: Paolo Bonzini, "KVM: x86: Allow the guest to run with dirty debug registers", 9 March 2014;
 the order of operations follows bhyve and NVMM, which do synchronize always.
+Assumed: which exceptions exit (#DB does not: the processor updates DR6).
 """
 
 from exitlab import debugreg
-from hypervisor_svc.engine.vocabulary import Action, Control
-from hypervisor_svc.policies.base import Do, Policy, Sees, Vendor, do
+from hypervisor_svc.engine.vocabulary import Action
+from hypervisor_svc.policies.base import Do, Sees, do
+from hypervisor_svc.policies.common import LOAD, SAVE_ALL, NeverIntercepts
 
 
-class SwapEachEntry(Policy):
+class SwapEachEntry(NeverIntercepts):
     """Six registers each way at every entry and exit."""
 
     name = "swap-each-entry"
     summary = "never intercepts; loads six registers at every entry and saves them at every exit"
     source = "the alternative named in the kernel list mail of 9 March 2014"
-    initially_armed = False
     intercepted_exceptions = (debugreg.VECTOR_UD, debugreg.VECTOR_AC, debugreg.VECTOR_MC)
-
-    def __init__(self, vendor: Vendor) -> None:
-        """Make the policy for a vendor."""
-        self.vendor = vendor
 
     def enter_guest(self, sees: Sees) -> Do | None:  # noqa: ARG002  # answers alike in every state
         """Load everything, with DR7 off so that nothing matches half-way."""
-        return do(Action.ZERO_DR7, Action.LOAD_DR0_3, Action.LOAD_DR6)
+        return do(Action.ZERO_DR7, LOAD)
 
     def leave_guest(self, sees: Sees) -> Do | None:
         """Save everything; restore the host's own only where it has any."""
-        host = (Action.HOST_RESTORE,) if sees.host_breakpoints else ()
-        return do(Action.SAVE_DR0_3, Action.SAVE_DR6, Action.SAVE_DR7, Action.EFFECTIVE, host)
-
-    def control_changed(self, sees: Sees) -> Do | None:
-        """Take over registers that were set from outside; the next entry loads them."""
-        if sees.control is Control.HOST_BREAKPOINTS:
-            return None
-        return do(Action.EFFECTIVE, Action.LOAD_DR7)
+        return do(SAVE_ALL, Action.HOST_RESTORE if sees.host_breakpoints else ())

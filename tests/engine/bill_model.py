@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 from exitlab.events import EventColumns, EventKind, Mark
 from exitlab.exit_reasons import SVM_EXIT_REASONS, VMX_EXIT_REASONS
 from exitlab.v1 import report_pb2
-from tests.engine.build import EXIT, HOST, KICK, SIGNAL, START, Counts, counts, total
-from tests.engine.decorate import plainly
+from tests.engine.build import EXIT, HOST, KICK, SIGNAL, START, SVM, VENDOR_WORDS, VMX, Counts, counts, total
 from tests.model.second_model import MOV_DR, Event, SecondModel, Story, events_of
 from tests.model.streams import Mix
 
@@ -48,6 +47,7 @@ NAMES: Final = {
     EventKind.EXTERNAL_INTERRUPT: ("EXTERNAL_INTERRUPT", "interrupt"),
     EventKind.NMI: ("EXCEPTION_NMI", "nmi"),
     EventKind.PREEMPTION_TIMER: ("PREEMPTION_TIMER", "interrupt"),
+    EventKind.VMRUN: ("VMLAUNCH", "vmrun"),
     EventKind.MOV_TO_CR: ("CR_ACCESS", "write_cr{arg}"),
     EventKind.MOV_TO_DR: ("DR_ACCESS", "write_dr{arg}"),
     EventKind.MOV_FROM_DR: ("DR_ACCESS", "read_dr{arg}"),
@@ -142,7 +142,8 @@ class BillModel:
         self.bill: Counter[BillRow] = Counter()
         self.sizes: Counter[int] = Counter()
         self._staged_dr7 = [0] * mix.vcpus
-        self._guests = SecondModel(mix.vcpus, "vmx", mix.rtm, mix.bus_lock, mix.computed)
+        vendor = VENDOR_WORDS[SVM if is_svm else VMX]
+        self._guests = SecondModel(mix.vcpus, vendor, mix.rtm, mix.bus_lock, mix.computed)
 
     # What a hypervisor does, about what ``self.at`` holds; each returns operations.
 
@@ -291,7 +292,7 @@ class BillModel:
 
     def take(self, event: Event) -> None:
         """Let one event happen."""
-        told = self._guests.take(plainly(event, self._guests))
+        told = self._guests.take(event)
         if told.story == Story.NOT_TAKEN or event.kind in (EventKind.ADVANCE, EventKind.STATE):
             return
         if event.kind >= EventKind.SCHED_OUT:

@@ -235,18 +235,24 @@ def outcomes(parts: Iterable[outcome_pb2.OutcomePart], lane: int) -> Told:
 
 
 class Counts(NamedTuple):
-    """Operations: DR reads and writes, VMREADs and VMWRITEs."""
+    """Operations: DR reads and writes, VMREADs and VMWRITEs, and accesses to MSRs beside them."""
 
     reads: int = 0
     writes: int = 0
     vmreads: int = 0
     vmwrites: int = 0
+    msrs: int = 0
 
 
 def counts(operations: policy_pb2.OperationCounts, times: int = 1) -> Counts:
     """Return ``operations`` as plain numbers, ``times`` times."""
-    assert operations.msr_accesses == 0
-    numbers = (operations.dr_reads, operations.dr_writes, operations.vmreads, operations.vmwrites)
+    numbers = (
+        operations.dr_reads,
+        operations.dr_writes,
+        operations.vmreads,
+        operations.vmwrites,
+        operations.msr_accesses,
+    )
     return Counts(*(times * number for number in numbers))
 
 

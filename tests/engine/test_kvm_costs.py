@@ -8,14 +8,12 @@ from typing import Final
 import pytest
 
 from exitlab.events import EventKind
-from tests.engine.bill_model import bill_of
 from tests.engine.build import (
     DECISIONS,
     FAST,
     HEAVY,
     LIGHT,
     NOT_RETIRED,
-    SUMMARY,
     SVM,
     TSC_DEADLINE,
     VENDORS,
@@ -25,7 +23,6 @@ from tests.engine.build import (
     context_switch,
     counts,
     cpuid,
-    engine_for,
     engine_of,
     event,
     get_dr,
@@ -36,12 +33,9 @@ from tests.engine.build import (
     set_dr,
     stream,
     total,
-    windows,
     wrmsr,
 )
-from tests.engine.kvm_bill import KVM_BILLS
 from tests.engine.kvm_versions import VERSIONS, Changes, at, lanes
-from tests.model.streams import Mix, random_stream
 
 NOTHING: Final = Counts()
 QUIET: Final = event(EventKind.RDTSC)  # needs the guest, never exits
@@ -184,28 +178,3 @@ def test_entry_after_the_burst(vendor: int) -> None:
     for version in VERSIONS:
         *_, last = spent(version, vendor, BURST, interrupt(), QUIET, interrupt(), QUIET)
         assert last == Counts(writes=at(writes, version)), version
-
-
-# B1 changes what exits where breakpoints are computed.
-RECORDED: Final = Mix(computed=False, general_detect=False)
-MIXES: Final = (Mix(), Mix(computed=False), Mix(rtm=True, bus_lock=True))
-BILLED: Final = [
-    (policy, mix, vendor)
-    for policy in KVM_BILLS
-    for mix in ((RECORDED,) if policy == "kvm-4.4" else MIXES)
-    for vendor in VENDORS
-]
-
-
-@pytest.mark.parametrize(("policy", "mix", "vendor"), BILLED)
-def test_second_bill(policy: str, mix: Mix, vendor: int) -> None:
-    """On random streams each row of a version's bill, its operations and its count are the second model's."""
-    for seed in range(2):
-        events = random_stream(seed, 500, mix)
-        model = KVM_BILLS[policy](mix, is_svm=vendor == SVM)
-        model.run(events)
-        engine = engine_for(mix, policy, vendor=vendor)
-        engine.feed(events, SUMMARY)
-        lane = engine.report().lanes[0]
-        assert bill_of(lane) == model.bill
-        assert windows(lane) == sum(vcpu.windows for vcpu in model.vcpus)

@@ -24,7 +24,6 @@ from tests.engine.build import (
     get_dr,
     set_debugregs,
     set_dr,
-    staged,
     table_of,
 )
 from tests.engine.kvm_versions import (

@@ -76,9 +76,15 @@ def decision(sync: Counts = NONE, stand: Counts = NONE, **fields: Any) -> outcom
     made = outcome_pb2.Decision(**fields)
     for part, operations in ((made.synchronization, sync), (made.standing, stand)):
         part.SetInParent()
-        reads, writes, vmreads, vmwrites = operations
+        reads, writes, vmreads, vmwrites, msrs = operations
         part.MergeFrom(
-            policy_pb2.OperationCounts(dr_reads=reads, dr_writes=writes, vmreads=vmreads, vmwrites=vmwrites)
+            policy_pb2.OperationCounts(
+                dr_reads=reads,
+                dr_writes=writes,
+                vmreads=vmreads,
+                vmwrites=vmwrites,
+                msr_accesses=msrs,
+            )
         )
     return made
 

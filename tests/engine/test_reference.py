@@ -38,7 +38,7 @@ from tests.engine.build import (
     staged,
     stream,
 )
-from tests.engine.decorate import decorated, tell
+from tests.engine.decorate import decorated
 from tests.model.second_model import EXCEPTIONS, Event, Registers, SecondModel, Story, Told, events_of
 from tests.model.streams import Mix, mixes, random_stream, streams
 
@@ -89,7 +89,7 @@ def registers_of(one: Reference, vcpu: int) -> Registers:
 def check(events: EventColumns, mix: Mix, vendor: int) -> None:
     """Hold the reference against the second model: every event, and the registers at the end."""
     one, model = reference_of(mix, vendor), second_model(mix, vendor)
-    told = tell(model, events)
+    told = model.tell(events_of(events))
     truth = one.run(complete(events), 0, is_computed=mix.computed, leading=None)
     assert differences(truth, told) == []
     for vcpu in range(mix.vcpus):
