@@ -17,8 +17,8 @@ from typing import Any, Final
 from exitlab.debugreg import VECTOR_DB
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
-from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, vendor_name
-from guest_svc.run import lane
+from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, check_report, vendor_name
+from guest_svc.run import lane, session_label
 from guest_svc.stream import EventStream, Hypervisor
 from guest_svc.vectors import Raised, Registers, Seen, Vector
 from guest_svc.vectors.program import COLUMNS, Answer, Layout, Place, Row, columns_of, conversation
@@ -169,16 +169,17 @@ def run_vectors(hypervisor: Hypervisor, vectors: Iterable[Vector], lanes: Sequen
 
 
 def _run_vector(hypervisor: Hypervisor, vector: Vector, lanes: Sequence[LaneChoice]) -> list[Case]:
+    asked = [lane(policy, vendor, has_rtm=vector.has_rtm) for policy, vendor in lanes]
     session = hypervisor.create_session(
         hypervisor_pb2.SessionConfig(
-            lanes=[lane(policy, vendor, has_rtm=vector.has_rtm) for policy, vendor in lanes],
+            lanes=asked,
             columns=[int(column) for column in COLUMNS],  # type: ignore[misc]  # stubs want their own enum
             vcpus=1,
             breakpoints=hypervisor_pb2.BREAKPOINT_MODE_COMPUTED,
             leading_vendor=lanes[0][1],
             leading_features=policy_pb2.CpuFeatures(rtm=vector.has_rtm),
             outcome_level=outcome_pb2.OUTCOME_LEVEL_FULL,
-            label=vector.name,
+            label=session_label(vector.name),
         )
     )
     answers = Answers(len(lanes))
@@ -190,12 +191,14 @@ def _run_vector(hypervisor: Hypervisor, vector: Vector, lanes: Sequence[LaneChoi
             rows += batch
             stream.send(columns_of(vector, batch))
             stream.wait_until_applied()
+            answers.check(len(rows))
             try:
                 batch = talk.send(answers.reference(len(rows) - len(batch)))
             except StopIteration:
                 batch = None
         crcs = stream.crcs
     report = hypervisor.finish_session(session.session_id, len(rows), crcs)
+    check_report(report, asked, vcpus=1)
     layout = Layout(vector)
     return [
         judge(
@@ -214,10 +217,20 @@ class Answers:
 
     def take(self, part: outcome_pb2.OutcomePart) -> None:
         """Take in a part; each lane's parts come in order."""
+        if part.lane >= len(self._columns):
+            raise CouldNotFinish(f"outcomes of lane {part.lane} of {len(self._columns)}")
         column = self._columns[part.lane]
         if part.first_event != len(column) or len(part.stories) != len(part.story_values):
             raise CouldNotFinish(f"outcomes of lane {part.lane} do not go on at event {len(column)}")
         column += [Answer(story, value) for story, value in zip(part.stories, part.story_values, strict=True)]
+
+    def check(self, events: int) -> None:
+        """Refuse outcomes that are not there for every lane, up to ``events`` events."""
+        for number, column in enumerate(self._columns):
+            if len(column) != events:
+                raise CouldNotFinish(
+                    f"outcomes of lane {number}: expected {events} events, got {len(column)}"
+                )
 
     def lane(self, number: int) -> list[Answer]:
         """Return what a lane's guest was shown."""

@@ -26,6 +26,8 @@ _ALL_OPS: Final = MOV_OPS | PLAIN_OPS | MISSING_OPS
 _WHERES: Final = frozenset({"pre", "insn", "post", "end"})
 _SIZES: Final = frozenset({1, 2, 4, 8})
 _LARGEST: Final = 2**64 - 1
+_LARGEST_FILE_BYTES: Final = 1 << 26
+_STEP_DIGITS: Final = 10  # no vector has that many steps; Python refuses to read far longer numbers
 _EXCEPTION_FIELDS: Final = 6
 
 
@@ -109,12 +111,16 @@ def read_vectors(path: Path) -> list[Vector]:
 
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE_BYTES + 1)  # what may be a device has no size to ask for
+        if len(data) > _LARGEST_FILE_BYTES:
+            raise BadInput(f"{path}: not a vector file: larger than {_LARGEST_FILE_BYTES:,} bytes")
+        rows = json.loads(data.decode())
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+        raise BadInput(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a vector file: {error}") from None
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) or not rows:
         raise BadInput(f"{path}: not a vector file: expected a list of vectors")
     return [_Row(path, number, row).vector() for number, row in enumerate(rows)]
 
@@ -168,7 +174,7 @@ class _Row:
         reads: dict[int, int | None] = {}
         for key, value in self._object(expect.get("reads", {}), "expect.reads").items():
             field = f"expect.reads.{key}"
-            step = self._step_number(int(key) if key.isdecimal() else key, field)
+            step = self._step_number(int(key) if key.isdecimal() and len(key) < _STEP_DIGITS else key, field)
             reads[step] = None if value is None else self._number(value, field)
         raised = self._list(expect.get("ev", []), "expect.ev")
         return Seen(

@@ -102,6 +102,7 @@ def conversation(vector: Vector) -> Conversation:
         yield rows
 
 
+_ADDRESSES: Final = 2**64 - 1  # they wrap around
 _FAULTS: Final = frozenset({outcome_pb2.STORY_DB_FAULT, outcome_pb2.STORY_UD, outcome_pb2.STORY_GP})
 
 
@@ -169,7 +170,7 @@ def columns_of(vector: Vector, rows: Sequence[Row]) -> EventColumns:
         modes=np.full(len(rows), modes, dtype=np.uint8),
         marks=np.array([row.marks for row in rows], dtype=np.uint8),
         selectors=np.array([row.selector for row in rows], dtype=np.uint32),
-        values=np.array([row.value for row in rows], dtype=np.uint64),
+        values=np.array([row.value & _ADDRESSES for row in rows], dtype=np.uint64),
     )
 
 

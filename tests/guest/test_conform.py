@@ -10,7 +10,7 @@ import pytest
 
 from exitlab.events import EventKind, Mark, Mode
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
-from guest_svc import conform
+from guest_svc import conform, vectors
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import BadInput, CouldNotFinish
 from guest_svc.stream import Hypervisor
@@ -92,6 +92,10 @@ def test_shipped_vectors_are_all_read() -> None:
         ({"init": {"dr7": True}}, "field init.dr7: expected a number of at most 64 bits, got true"),
         ({"expect": FRESH | {"reads": {"x": 0}}}, 'field expect.reads.x: expected a step, 0 to 0, got "x"'),
         (
+            {"expect": FRESH | {"reads": {"9" * 5000: 0}}},
+            f'field expect.reads.{"9" * 5000}: expected a step, 0 to 0, got "999',
+        ),
+        (
             {"expect": FRESH | {"ev": [["exc", 1]]}},
             'field expect.ev[0]: expected ["exc", vector, error code, ',
         ),
@@ -121,11 +125,18 @@ def test_bad_rows_are_refused_by_file_row_and_field(
         (b"{", "not a vector file: "),
         (b"\xff\xfe", "not a vector file: "),
         (b"{}", "not a vector file: expected a list of vectors"),
+        (b"[]", "not a vector file: expected a list of vectors"),
         (b"[3]", "row 0, field the row: expected an object, got 3"),
+        (b"[" * 100_000, "not a vector file: .*recursion"),
+        (b" " * 1_001, "not a vector file: larger than 1,000 bytes"),
     ],
 )
-def test_foreign_files_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
-    """A file that holds something else is not taken for vectors."""
+def test_foreign_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    """A file that holds something else is not taken for vectors, nor read without an end."""
+    if content.isspace():
+        monkeypatch.setattr(vectors, "_LARGEST_FILE_BYTES", 1_000)
     path = tmp_path / "foreign"
     path.write_bytes(content)
     with pytest.raises(BadInput, match=said):
@@ -162,6 +173,14 @@ def test_addresses_that_the_expectation_tells_are_taken(
     nop = {"op": "nop"}
     vector = make(nop, nop, nop, expect=FRESH | {"db": [0, 0, 0x77, 0]}, **fields)
     assert Layout(vector).address(symbol) == address
+
+
+def test_addresses_wrap_around(make: Any) -> None:
+    """An offset past the last address reaches the first ones."""
+    vector = make({"op": "store", "off": 2**64 - 1, "size": 1})
+    values = columns_of(vector, all_rows(vector)).values
+    assert values is not None
+    assert Layout(vector).data(-1) in values.tolist()
 
 
 def test_a_write_that_faults_tells_no_address(make: Any) -> None:
@@ -398,6 +417,18 @@ def test_answers_are_kept_for_each_lane_and_the_reference() -> None:
     assert answers.reference(1) == [Answer(1, 9)]
     with pytest.raises(CouldNotFinish, match="outcomes of lane 0 do not go on at event 2"):
         answers.take(outcome_pb2.OutcomePart(first_event=3, lane=0))
+    with pytest.raises(CouldNotFinish, match="outcomes of lane 2 of 2"):
+        answers.take(outcome_pb2.OutcomePart(first_event=2, lane=2))
+
+
+def test_answers_must_be_there_for_every_lane() -> None:
+    """Where a lane's outcomes are missing, the run could not finish."""
+    answers = conform.Answers(1)
+    answers.take(outcome_pb2.OutcomePart(event_count=1, lane=0, stories=b"\x01", story_values=[7]))
+    with pytest.raises(CouldNotFinish, match="outcomes of lane 1: expected 1 events, got 0"):
+        answers.check(1)
+    answers.take(outcome_pb2.OutcomePart(event_count=1, lane=1, stories=b"\x01", story_values=[7]))
+    answers.check(1)
 
 
 def test_document_and_text_tell_the_same_counts() -> None:
@@ -458,6 +489,21 @@ def test_every_vector_of_mov_dr_and_nop_passes_under_the_default_policy(hypervis
     outcome = conform.run_vectors(hypervisor, read_vectors(SHIPPED), [("kvm-6.14", VMX), ("kvm-6.14", SVM)])
     assert [case for case in outcome.cases if not case.is_ok] == []
     assert (len(outcome.cases), len(outcome.out)) == (240, 11)
+
+
+def test_a_hypervisor_that_leaves_outcomes_out_is_told(
+    hypervisor: Hypervisor, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane without its outcomes could not finish, whatever its report says."""
+    take = conform.Answers.take
+
+    def leave_out(answers: conform.Answers, part: outcome_pb2.OutcomePart) -> None:
+        if part.lane:
+            take(answers, part)
+
+    monkeypatch.setattr(conform.Answers, "take", leave_out)
+    with pytest.raises(CouldNotFinish, match=r"outcomes of lane 0: expected \d+ events, got 0"):
+        conform.run_vectors(hypervisor, [make(read_dr(7))], [("kvm-6.14", VMX)])
 
 
 def test_a_vector_that_expects_something_else_fails(hypervisor: Hypervisor, make: Any) -> None:
