@@ -11,14 +11,12 @@ import argparse
 import os
 import sys
 
-from exitlab.command_line import BAD_INPUT, Parser, run_command
+from exitlab.command_line import BAD_INPUT, Parser, ShowVersion, run_command, tell
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
-
-    from google.protobuf.message import Message
+    from typing import NoReturn
 
     from exitlab.v1 import policy_pb2
 
@@ -41,13 +39,13 @@ def _told(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "numba":
             raise
-        print("hypervisor-svc: the engine needs numba: install exitlab[hypervisor]", file=sys.stderr)
-        return BAD_INPUT
+        return _bad_input("the engine needs numba: install exitlab[hypervisor]")
     return code
 
 
 def _parser(given: list[str]) -> argparse.ArgumentParser:
     parser = Parser(prog="hypervisor-svc", description="An emulated hypervisor, as a service.")
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", help="serve guests until a signal")
@@ -85,6 +83,7 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, default="info", help="default info")
     add("--parent-pipe", metavar="FD", type=int, help="exit at once when this inherited pipe ends")
+    add("--own-folder", metavar="DIR", help="remove this folder with the socket, should the parent be gone")
 
 
 def _add_limits(serve: argparse.ArgumentParser) -> None:
@@ -117,13 +116,15 @@ def _seconds(text: str) -> float:
 
 
 def _bad_input(message: object) -> int:
-    print(f"hypervisor-svc: {message}", file=sys.stderr)
+    tell("hypervisor-svc", message)
     return BAD_INPUT
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if options.own_folder is not None and options.parent_pipe is None:
+        return _bad_input("--own-folder: needs --parent-pipe")
     if options.parent_pipe is not None:
-        trouble = _watch_parent(options.parent_pipe)
+        trouble = _watch_parent(options)
         if trouble:
             return _bad_input(f"--parent-pipe {options.parent_pipe}: {trouble}")
     # gRPC would print its own lines about a port in use, beside ours.
@@ -142,24 +143,35 @@ def _serve(options: argparse.Namespace) -> int:
     def say(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
+    async def serve_and_leave() -> None:
+        _leave(await drain.serve(asked, Parts.installed(), say))
+
     try:
-        code = asyncio.run(drain.serve(asked, Parts.installed(), say))
+        asyncio.run(serve_and_leave())
     except CannotServe as error:
         return _bad_input(error)
-    if code:
-        # Stopped at once by a second signal: not even a block in hand is waited for.
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+    return 0
 
 
-def _watch_parent(pipe: int) -> str:
-    """Leave with the parent that holds the other end of ``pipe``; return what is wrong with it.
+def _leave(code: int) -> NoReturn:
+    """End the process at once: Python would wait for the engine's threads, however long they take."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue  # nobody reads it any more
+    os._exit(code)
+
+
+def _watch_parent(options: argparse.Namespace) -> str:
+    """Leave with the parent that holds the other end of the pipe; return what is wrong with it.
 
     A thread, so that it works while the event loop does not run yet, or is busy.
     """
+    import contextlib
     import threading
 
+    pipe, folder = options.parent_pipe, options.own_folder
     try:
         os.fstat(pipe)
     except OSError as error:
@@ -168,6 +180,11 @@ def _watch_parent(pipe: int) -> str:
     def wait() -> None:
         while os.read(pipe, 1):
             pass
+        if folder is not None:  # a parent that was killed could not
+            with contextlib.suppress(OSError):
+                os.unlink(options.listen.removeprefix("unix:"))
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -185,10 +202,11 @@ def _warm(options: argparse.Namespace) -> int:
 def _policies(options: argparse.Namespace) -> int:
     from exitlab.v1 import hypervisor_pb2
     from hypervisor_svc import policies
+    from hypervisor_svc.json_text import as_json
 
     summaries = policies.policy_summaries()
     if options.output == "json":
-        _print_json(hypervisor_pb2.ListPoliciesResponse(policies=summaries))
+        print(as_json(hypervisor_pb2.ListPoliciesResponse(policies=summaries)))
         return 0
     words = {number: word for word, number in VENDORS.items()}
     rows = [
@@ -209,6 +227,7 @@ def _policy(options: argparse.Namespace) -> int:
     from exitlab.v1 import policy_pb2
     from hypervisor_svc import policies
     from hypervisor_svc.engine.tables import make_table
+    from hypervisor_svc.json_text import as_json
 
     try:
         vendor = policy_pb2.Vendor.ValueType(VENDORS[options.vendor])
@@ -217,7 +236,7 @@ def _policy(options: argparse.Namespace) -> int:
     except (LookupError, ValueError) as error:
         return _bad_input(error)
     if options.output == "json":
-        _print_json(table)
+        print(as_json(table))
     else:
         _print_policy(table, options.vendor)
     return 0
@@ -237,10 +256,11 @@ def _print_policy(table: policy_pb2.PolicyTable, vendor: str) -> None:
 def _prices(options: argparse.Namespace) -> int:
     from exitlab.v1 import hypervisor_pb2
     from hypervisor_svc import pricing
+    from hypervisor_svc.json_text import as_json
 
     lists = pricing.price_lists().values()
     if options.output == "json":
-        _print_json(hypervisor_pb2.ListPricesResponse(price_lists=lists))
+        print(as_json(hypervisor_pb2.ListPricesResponse(price_lists=lists)))
         return 0
     for number, prices in enumerate(lists):
         gap = "\n" if number else ""
@@ -257,13 +277,6 @@ def _prices(options: argparse.Namespace) -> int:
         ]
         _print_table(("price", "cycles", "range", "", "source"), rows)
     return 0
-
-
-def _print_json(message: Message) -> None:
-    from google.protobuf import json_format
-
-    options: dict[str, Any] = {"preserving_proto_field_name": True}
-    print(json_format.MessageToJson(message, always_print_fields_with_no_presence=True, **options))
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:

@@ -245,7 +245,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             for (u64 k = 0; k < 4; k++) {
                                 u64 enabled = (physical[p][HOST_DR7] >> (2 * k)) & 3;
                                 owner = physical[p][K_OWNER_AT + k];
-                                if (enabled != 0 && owner != K_HOST_OWNER) {
+                                if (enabled != 0 && owner != K_HOST_OWNER && owner != K_NOBODY) {
                                     leaks[LEAK_ARMED_IN_HOST][k][owner] += 1;
                                 }
                             }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -19,15 +20,34 @@ from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc import policies, pricing, show
 from hypervisor_svc.cli import main
+from hypervisor_svc.json_text import as_json
 
 SECONDS = 60.0  # a cold start may compile the engine
-SERVE = (sys.executable, "-m", "hypervisor_svc", "serve", "--listen")
+PROGRAM = (sys.executable, "-m", "hypervisor_svc")
+# Its engine never gets done with a block.
+BUSY_PROGRAM = (
+    *(sys.executable, "-c"),
+    """
+import threading
+from hypervisor_svc import cli
+from hypervisor_svc.engine import Engine
+
+def feed(*_):
+    print("busy", flush=True)
+    threading.Event().wait()
+
+Engine.feed = feed
+raise SystemExit(cli.main())
+""",
+)
 
 
 @contextmanager
-def serving(*arguments: str, pass_fds: Sequence[int] = ()) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def serving(
+    *arguments: str, program: Sequence[str] = PROGRAM, pass_fds: Sequence[int] = ()
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run a server; yield its process and its address."""
-    command = [*SERVE, *arguments]
+    command = [*program, "serve", "--listen", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, pass_fds=pass_fds) as server:
         try:
@@ -152,6 +172,45 @@ def test_a_second_signal_stops_at_once() -> None:
         unread.cancel()
 
 
+@pytest.mark.parametrize(
+    ("signals", "grace", "code"),
+    [([signal.SIGTERM], "0", 0), ([signal.SIGINT], "0", 0), ([signal.SIGTERM, signal.SIGINT], "3600", 130)],
+)
+def test_the_grace_is_the_end_even_of_an_engine_at_work(
+    tmp_path: Path, signals: list[signal.Signals], grace: str, code: int
+) -> None:
+    """However long a block still takes, the process ends after the grace, with its last line logged."""
+    options = ("--grace", grace, "--log-format", "json")
+    with (
+        serving(f"unix:{tmp_path}/s", *options, program=BUSY_PROGRAM) as (server, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = hypervisor_pb2_grpc.HypervisorServiceStub(channel)
+        lanes = [policy_pb2.Lane(policy_name="ignore", vendor=policy_pb2.VENDOR_VMX)]
+        request = hypervisor_pb2.CreateSessionRequest(
+            request_id="r", config=some_config(lanes, [Column.KINDS])
+        )
+        session_id = stub.CreateSession(request, timeout=SECONDS).session_id
+        opening = hypervisor_pb2.StreamEventsRequest(open=hypervisor_pb2.Open(session_id=session_id))
+        events = EventColumns(kinds=np.full(1, EventKind.CPUID, np.uint8))
+        block = hypervisor_pb2.StreamEventsRequest.FromString(
+            encode_block(events, 0, ColumnCrcs(events.declared))
+        )
+        stream = stub.StreamEvents(iter([opening, block]), timeout=SECONDS)
+        assert server.stdout is not None
+        assert server.stderr is not None
+        assert server.stdout.readline() == "busy\n"
+        logged: list[str] = []
+        for number in signals:
+            server.send_signal(number)
+            if number is not signals[-1]:
+                logged.extend(iter(lambda: json.loads(server.stderr.readline())["event"], "draining"))  # type: ignore[union-attr]  # seen to be there
+        assert server.wait(SECONDS) == code
+        logged.extend(json.loads(line)["event"] for line in server.stderr)
+        stream.cancel()
+    assert code or logged[-2:] == ["draining", "stopped"]
+
+
 def test_a_server_goes_with_its_parent() -> None:
     """When the other end of --parent-pipe is closed, the server is gone."""
     child_end, our_end = os.pipe()
@@ -161,11 +220,42 @@ def test_a_server_goes_with_its_parent() -> None:
         assert server.wait(SECONDS) == 0
 
 
+@pytest.mark.parametrize("has_more", [False, True])
+def test_a_server_that_outlives_its_parent_clears_up(tmp_path: Path, has_more: bool) -> None:
+    """The folder goes with the socket, unless there is something else in it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    if has_more:
+        (folder / "more").touch()
+    child_end, our_end = os.pipe()
+    options = ("--parent-pipe", str(child_end), "--own-folder", str(folder))
+    with serving(f"unix:{folder}/h", *options, pass_fds=[child_end]) as (server, _):
+        assert (folder / "h").is_socket()
+        os.close(child_end)
+        os.close(our_end)
+        assert server.wait(SECONDS) == 0
+    assert [path.name for path in tmp_path.rglob("*")] == (["own", "more"] if has_more else [])
+
+
+def test_a_log_that_nobody_reads_fails_no_call() -> None:
+    """Calls are answered, and the server drains, after the reader of its standard error has gone."""
+    with serving("127.0.0.1:0") as (server, address):
+        assert server.stderr is not None
+        server.stderr.close()
+        assert whole_session(address).events == 4
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(SECONDS) == 0
+
+
 def test_a_port_in_use_is_one_line_and_exit_2() -> None:
     """The second server on a port says so and leaves."""
     with serving("127.0.0.1:0") as (_, address):
         second = subprocess.run(
-            [*SERVE, address], capture_output=True, text=True, timeout=SECONDS, check=False
+            [*PROGRAM, "serve", "--listen", address],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
     expected = f"hypervisor-svc: cannot listen on {address}: Address already in use\n"
     assert (second.returncode, second.stdout, second.stderr) == (2, "", expected)
@@ -201,7 +291,9 @@ def test_bad_arguments_are_one_line_and_exit_2(
         (["policy", "kvm-6.41"], "kvm-6.14"),
         (["policy", "kvm-6.14-skip-debug-controls", "--vendor", "svm"], "vmx only"),
         (["serve", "--parent-pipe", "987"], "--parent-pipe 987: Bad file descriptor"),
+        (["serve", "--own-folder", "/no/such/folder"], "--own-folder: needs --parent-pipe"),
         (["serve", "--listen", "0.0.0.0:0"], "--insecure allows it"),
+        (["serve", "--listen", "x" * 70 + ":0"], "x:0: no such host"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -213,6 +305,34 @@ def test_bad_input_is_one_line_and_exit_2(
     assert captured.out == ""
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version is the package's."""
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    captured = capsys.readouterr()
+    expected = f"hypervisor-svc {metadata.version('exitlab')}\n"
+    assert (left.value.code, captured.out, captured.err) == (0, expected, "")
+
+
+def test_numbers_are_numbers_in_json() -> None:
+    """Numbers of 64 bits are no strings, however deep they are, and the text still is the message's."""
+    largest = 2**64 - 1
+    message = report_pb2.Report(
+        events=largest,
+        events_by_kind=[1, 2],
+        lanes=[
+            report_pb2.LaneReport(patterns=[report_pb2.PatternCount(count=largest)]),
+            report_pb2.LaneReport(first_divergence=report_pb2.Finding(event=5)),
+        ],
+    )
+    text = as_json(message)
+    found = json.loads(text)
+    assert found["events"] == found["lanes"][0]["patterns"][0]["count"] == largest
+    assert found["events_by_kind"] == [1, 2]
+    assert found["lanes"][1]["first_divergence"]["event"] == 5
+    assert json_format.Parse(text, report_pb2.Report()) == message
 
 
 def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +349,9 @@ def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", policies.policy_names())
 def test_a_policy_as_json_is_its_table(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """What is printed parses into the very table, so it can travel into a lane."""
-    parsed = json_format.Parse(run(capsys, "policy", name, "--output", "json"), policy_pb2.PolicyTable())
+    output = run(capsys, "policy", name, "--output", "json")
+    assert all(type(cell) is int for moment in json.loads(output)["moments"] for cell in moment["actions"])
+    parsed = json_format.Parse(output, policy_pb2.PolicyTable())
     assert parsed == policies.policy_table(name, policy_pb2.VENDOR_VMX, policy_pb2.CpuFeatures())
 
 
@@ -276,7 +398,9 @@ def test_prices_are_listed_with_their_sources(capsys: pytest.CaptureFixture[str]
             assert span in line
             assert line.endswith(price.source.strip())
             assert (" assumed " in line.split(span)[1][:40]) == price.is_assumption
-    parsed = json_format.Parse(run(capsys, "prices", "--output", "json"), hypervisor_pb2.ListPricesResponse())
+    output = run(capsys, "prices", "--output", "json")
+    assert json.loads(output)["price_lists"][0]["clock_hertz"] == 3_000_000_000
+    parsed = json_format.Parse(output, hypervisor_pb2.ListPricesResponse())
     assert list(parsed.price_lists) == list(pricing.price_lists().values())
 
 
