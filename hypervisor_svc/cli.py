@@ -60,15 +60,18 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     policies = commands.add_parser("policies", help="list the policies")
     policies.set_defaults(command=_policies)
 
-    policy = commands.add_parser("policy", help="print a policy's table")
+    policy = commands.add_parser("policy", help="print a policy's table, or how two differ")
     policy.set_defaults(command=_policy)
     policy.add_argument("name", metavar="NAME", help="the policy")
-    policy.add_argument("--vendor", choices=VENDORS, default="vmx", help="default vmx")
+    policy.add_argument("--vendor", choices=VENDORS, help="default vmx, or the only one that it exists on")
+    help_text = "show what is different in another, or on another vendor (default the same)"
+    policy.add_argument("--diff", metavar="OTHER[@VENDOR]", help=help_text)
 
     prices = commands.add_parser("prices", help="list the price lists, with the source of each price")
     prices.set_defaults(command=_prices)
     for listing in (policies, policy, prices):
-        listing.add_argument("--output", choices=("text", "json"), default="text", help="default text")
+        outputs = ("text", "json", "dot") if listing is policy else ("text", "json")
+        listing.add_argument("--output", choices=outputs, default="text", help="default text")
     return parser
 
 
@@ -224,33 +227,39 @@ def _policies(options: argparse.Namespace) -> int:
 
 
 def _policy(options: argparse.Namespace) -> int:
-    from exitlab.v1 import policy_pb2
-    from hypervisor_svc import policies
-    from hypervisor_svc.engine.tables import make_table
-    from hypervisor_svc.json_text import as_json
+    from hypervisor_svc import policies, show_output
 
     try:
-        vendor = policy_pb2.Vendor.ValueType(VENDORS[options.vendor])
-        table = policies.policy_table(options.name, vendor, policy_pb2.CpuFeatures())
-        make_table(table)
+        vendor = VENDORS[options.vendor] if options.vendor else policies.policy_vendors(options.name)[0]
+        table = _checked_table(options.name, vendor)
+        other = None
+        if options.diff is not None:
+            name, has_vendor, word = options.diff.partition("@")
+            if has_vendor and word not in VENDORS:
+                known = ", ".join(VENDORS)
+                return _bad_input(f"--diff {options.diff}: no vendor is named {word!r}; there are {known}")
+            other = _checked_table(name, VENDORS[word] if has_vendor else vendor)
     except (LookupError, ValueError) as error:
         return _bad_input(error)
-    if options.output == "json":
-        print(as_json(table))
-    else:
-        _print_policy(table, options.vendor)
+    print(show_output.shown(table, other, options.output), end="")
     return 0
 
 
-def _print_policy(table: policy_pb2.PolicyTable, vendor: str) -> None:
-    from hypervisor_svc import show
+def _checked_table(name: str, vendor: int) -> policy_pb2.PolicyTable:
+    """Return a policy's table, checked as a session would.
 
-    print(f"{table.name} on {vendor}: {table.summary}\n")
-    _print_table((), show.constants(table))
-    for name, header, rows in show.moments(table):
-        print(f"\n{name}")
-        _print_table(header, rows, indent="  ")
-    print(f"\nNothing happens at: {', '.join(show.idle_moments(table))}")
+    Raises:
+        LookupError: there is no such policy, or not on that vendor.
+        ValueError: the table is refused.
+
+    """
+    from exitlab.v1 import policy_pb2
+    from hypervisor_svc import policies
+    from hypervisor_svc.engine.tables import make_table
+
+    table = policies.policy_table(name, policy_pb2.Vendor.ValueType(vendor), policy_pb2.CpuFeatures())
+    make_table(table)
+    return table
 
 
 def _prices(options: argparse.Namespace) -> int:
@@ -279,13 +288,7 @@ def _prices(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    """Print aligned columns; numbers to the right, the last column as long as it is."""
-    lines = [tuple(header), *map(tuple, rows)] if header else [tuple(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.rjust(width) if cell.replace(",", "").isdecimal() else cell.ljust(width)
-            for cell, width in zip(line, widths, strict=True)
-        ]
-        print((indent + "  ".join(cells)).rstrip())
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from hypervisor_svc.show import aligned
+
+    print("\n".join(aligned([header, *rows])))

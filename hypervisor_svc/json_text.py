@@ -13,10 +13,20 @@ def as_json(message: Message) -> str:
     It differs from protobuf's own mapping, which reads it all the same, in that numbers of 64 bits are
     numbers like all others, and no strings.
     """
+    return to_json(as_object(message))
+
+
+def as_object(message: Message) -> dict[str, Any]:
+    """Return what ``as_json`` says as an object."""
     found = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     _make_numbers(found, message.DESCRIPTOR)
+    return found
+
+
+def to_json(found: object) -> str:
+    """Return an object as text."""
     return json.dumps(found, indent=2)
 
 

@@ -18,7 +18,7 @@ from google.protobuf import json_format
 from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
-from hypervisor_svc import policies, pricing, show
+from hypervisor_svc import policies, pricing
 from hypervisor_svc.cli import main
 from hypervisor_svc.json_text import as_json
 
@@ -267,6 +267,8 @@ def test_a_port_in_use_is_one_line_and_exit_2() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["policy"], "required: NAME"),
         (["policy", "kvm-6.14", "--vendor", "arm"], "invalid choice: 'arm'"),
+        (["policy", "kvm-6.14", "--output", "csv"], "invalid choice: 'csv'"),
+        (["policies", "--output", "dot"], "invalid choice: 'dot'"),
         (["serve", "--max-lanes", "65"], "'65' is not a whole number from 1 to 64"),
         (["serve", "--max-lanes", "0"], "'0' is not a whole number from 1 to 64"),
         (["serve", "--grace", "nan"], "'nan' is not a number of seconds"),
@@ -290,6 +292,11 @@ def test_bad_arguments_are_one_line_and_exit_2(
     [
         (["policy", "kvm-6.41"], "kvm-6.14"),
         (["policy", "kvm-6.14-skip-debug-controls", "--vendor", "svm"], "vmx only"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.41"], "near: kvm-6.14"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.14@arm"], "no vendor is named 'arm'; there are vmx, svm"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.14@"], "no vendor is named ''"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.14-skip-debug-controls@svm"], "vmx only"),
+        (["policy", "ignore", "--vendor", "svm", "--diff", "kvm-6.14-skip-debug-controls"], "vmx only"),
         (["serve", "--parent-pipe", "987"], "--parent-pipe 987: Bad file descriptor"),
         (["serve", "--own-folder", "/no/such/folder"], "--own-folder: needs --parent-pipe"),
         (["serve", "--listen", "0.0.0.0:0"], "--insecure allows it"),
@@ -359,31 +366,50 @@ def test_a_policy_as_text_says_what_it_does_where(capsys: pytest.CaptureFixture[
     """The heart of today's KVM can be read off its table."""
     lines = [line.split() for line in run(capsys, "policy", "kvm-6.14").splitlines()]
     trapped = lines.index(["DR_TRAPPED"])
-    assert lines[trapped + 1] == [
-        *("debugger", "check", "is_write", "register_class"),
-        *("actions", "next", "memory"),
-    ]
-    assert ["NONE", "NONE", "any", "any", "DISARM", "REEXECUTE", "OPEN"] in lines[trapped:]
-    for word in ("source", "memory", "CLOSED,", "#DB,"):
+    assert ["debugger=NONE,", "check=NONE", "DISARM", "REEXECUTE", "memory:=OPEN"] in lines[trapped:]
+    for word in ("source", "memories", "OPEN", "#DB,"):
         assert any(word in line for line in lines)
 
 
-@pytest.mark.parametrize("vendor", [policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM])
-def test_merged_rows_answer_every_state_once(vendor: policy_pb2.Vendor.ValueType) -> None:
-    """Merging loses and invents nothing: each state is in one row, with its own answer."""
-    for summary in policies.policy_summaries():
-        if vendor not in summary.vendors:
-            continue
-        table = policies.policy_table(summary.name, vendor, policy_pb2.CpuFeatures())
-        for moment in table.moments:
-            rows = show.merged(moment)
-            states = np.ndindex(*moment.sizes)
-            answers = zip(moment.actions, moment.next_memory, strict=True)
-            for state, answer in zip(states, answers, strict=True):
-                fits = [
-                    a for row, a in rows if all(v in values for v, values in zip(state, row, strict=True))
-                ]
-                assert fits == [answer]
+DIFFERENCE = ("policy", "kvm-3.15", "--diff", "kvm-6.14")
+
+
+def test_a_difference_in_every_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text, JSON and a drawing have both names, in the order in which they were given."""
+    text = run(capsys, *DIFFERENCE).splitlines()
+    assert text[0].startswith("--- kvm-3.15 on vmx: ")
+    assert text[1].startswith("+++ kvm-6.14 on vmx: ")
+    found = json.loads(run(capsys, *DIFFERENCE, "--output", "json"))
+    assert (found["first"]["name"], found["second"]["name"]) == ("kvm-3.15", "kvm-6.14")
+    assert found["constants"]["claims_correct"] == {"first": False, "second": True}
+    assert run(capsys, *DIFFERENCE, "--output", "dot").startswith('digraph "kvm-3.15 to kvm-6.14" {\n')
+
+
+def test_a_policy_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    """A policy alone is a graph of its own name."""
+    assert run(capsys, "policy", "ignore", "--output", "dot").startswith('digraph "ignore" {\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "vendors"),
+    [
+        (["kvm-6.14", "--diff", "kvm-6.14@svm"], ("vmx", "svm")),
+        (["kvm-6.14", "--vendor", "svm", "--diff", "kvm-3.15"], ("svm", "svm")),
+        (["kvm-6.14", "--vendor", "svm", "--diff", "kvm-3.15@vmx"], ("svm", "vmx")),
+        (["svm-only", "--diff", "kvm-6.14"], ("svm", "svm")),
+    ],
+)
+def test_vendors_of_a_difference(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    vendors: tuple[str, str],
+) -> None:
+    """The other side's vendor is the first's unless it is given; a policy of one vendor needs none."""
+    svm = policy_pb2.VENDOR_SVM
+    monkeypatch.setitem(policies._MAKERS, "svm-only", ((svm,), policies._MAKERS["ignore"][1]))
+    found = json.loads(run(capsys, "policy", *arguments, "--output", "json"))
+    assert (found["first"]["vendor"], found["second"]["vendor"]) == vendors
 
 
 def test_prices_are_listed_with_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
