@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
-from exitlab.command_line import CHECK_FAILED, TERMINATED, Parser, run_command
+from exitlab.command_line import CHECK_FAILED, Parser, ShowVersion, run_command, tell, write_output
 from guest_svc.errors import BadInput, GuestError
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -37,7 +36,7 @@ def _told(options: argparse.Namespace) -> int:
     try:
         code: int = options.command(options)
     except GuestError as error:
-        print(f"guest-svc: {error}", file=sys.stderr)
+        tell("guest-svc", error)
         return error.exit_code
     return code
 
@@ -48,15 +47,20 @@ def _command() -> ExitStack:
     from contextlib import ExitStack  # noqa: PLC0415
 
     def terminate(number: int, frame: object) -> NoReturn:
-        del number, frame
-        raise SystemExit(TERMINATED)  # unwinds
+        del frame
+        raise SystemExit(128 + number)  # unwinds
 
-    signal.signal(signal.SIGTERM, terminate)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # not every system has both
+        # What is ignored stays so: nohup lets a command outlive its terminal that way.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, terminate)
     return ExitStack()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="guest-svc", description="Streams a guest's events to an emulated hypervisor.")
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="run a source under one policy")
@@ -182,10 +186,10 @@ def _compare(options: argparse.Namespace) -> int:
         )
         hypervisor = _connect(find_address, stack)
         document = run.compare(hypervisor, workload, plan)
-        _write(render.formatted(document, options.output, has_detail=options.detail))
+        write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
     if options.fail_on_divergence and diverged:
-        print(f"guest-svc: diverged: {', '.join(diverged)}", file=sys.stderr)
+        tell("guest-svc", f"diverged: {', '.join(diverged)}")
         return CHECK_FAILED
     return 0
 
@@ -196,7 +200,7 @@ def _demo(options: argparse.Namespace) -> int:
         find_address = _start_hypervisor(options, stack)
         from guest_svc.demo import demonstrate  # noqa: PLC0415  (imports numpy and grpc)
 
-        demonstrate(_connect(find_address, stack), _write)
+        demonstrate(_connect(find_address, stack), write_output)
     return 0
 
 
@@ -208,9 +212,9 @@ def _workloads(options: argparse.Namespace) -> int:
 
     workloads = sources.list_workloads()
     if options.output == "json":
-        _write(json.dumps({"workloads": workloads}, indent=2) + "\n")
+        write_output(json.dumps({"workloads": workloads}, indent=2) + "\n")
     else:
-        _write(sources.list_csv(workloads) if options.output == "csv" else sources.list_text(workloads))
+        write_output(sources.list_csv(workloads) if options.output == "csv" else sources.list_text(workloads))
     return 0
 
 
@@ -233,7 +237,7 @@ def _conform(options: argparse.Namespace) -> int:
         )
         outcome = conform.run_vectors(hypervisor, chosen, lanes)
         document = outcome.document()
-        _write(conform.formatted(document, options.output, len(lanes)))
+        write_output(conform.formatted(document, options.output, len(lanes)))
     return CHECK_FAILED if document["failed"] else 0
 
 
@@ -284,8 +288,3 @@ def _connect(find_address: Callable[[], str], stack: ExitStack) -> Hypervisor:
     from guest_svc.stream import Hypervisor  # noqa: PLC0415  (imports grpc)
 
     return stack.enter_context(Hypervisor(find_address()))
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -17,7 +17,8 @@ from typing import Any
 
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
-from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, vendor_name, vendor_number
+from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, check_report, vendor_name, vendor_number
+from guest_svc.run import session_label
 from guest_svc.stream import EventStream, Hypervisor
 from guest_svc.vectors import Registers, Vector
 from guest_svc.vectors.judge import Case, judge, seen_by_guest, undefined_bits
@@ -165,7 +166,8 @@ def run_vectors(hypervisor: Hypervisor, vectors: Iterable[Vector], lanes: Sequen
 def _run_vector(
     hypervisor: Hypervisor, vector: Vector, lanes: Sequence[LaneChoice], *, is_written_by_guest: bool
 ) -> list[Case]:
-    session = hypervisor.create_session(_config(vector, lanes))
+    config = _config(vector, lanes)
+    session = hypervisor.create_session(config)
     answers = Answers(len(lanes))
     rows: list[Row] = []
     with EventStream(hypervisor, session, COLUMNS, answers.take) as stream:
@@ -175,12 +177,14 @@ def _run_vector(
             rows += batch
             stream.send(columns_of(vector, batch))
             stream.wait_until_applied()
+            answers.check(len(rows))
             try:
                 batch = talk.send(answers.reference(len(rows) - len(batch)))
             except StopIteration:
                 batch = None
         crcs = stream.crcs
     report = hypervisor.finish_session(session.session_id, len(rows), crcs)
+    check_report(report, config.lanes, vcpus=config.vcpus)
     layout = Layout(vector)
     undefined = undefined_bits(rows, answers.reference(0))
     return [
@@ -208,7 +212,7 @@ def _config(vector: Vector, lanes: Sequence[LaneChoice]) -> hypervisor_pb2.Sessi
         leading_vendor=lanes[0][1],
         leading_features=features,
         outcome_level=outcome_pb2.OUTCOME_LEVEL_FULL,
-        label=vector.name,
+        label=session_label(vector.name),
     )
 
 
@@ -252,11 +256,21 @@ class Answers:
 
     def take(self, part: outcome_pb2.OutcomePart) -> None:
         """Take in a part; each lane's parts come in order."""
+        if part.lane >= len(self._columns):
+            raise CouldNotFinish(f"outcomes of lane {part.lane} of {len(self._columns)}")
         column = self._columns[part.lane]
         if part.first_event != len(column) or len(part.stories) != len(part.story_values):
             raise CouldNotFinish(f"outcomes of lane {part.lane} do not go on at event {len(column)}")
         undefined = part.undefined_dr6 or [0] * len(part.stories)
         column += map(Answer, part.stories, part.story_values, undefined)
+
+    def check(self, events: int) -> None:
+        """Refuse outcomes that are not there for every lane, up to ``events`` events."""
+        for number, column in enumerate(self._columns):
+            if len(column) != events:
+                raise CouldNotFinish(
+                    f"outcomes of lane {number}: expected {events} events, got {len(column)}"
+                )
 
     def lane(self, number: int) -> list[Answer]:
         """Return what a lane's guest was shown."""

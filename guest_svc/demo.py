@@ -25,7 +25,7 @@ def demonstrate(hypervisor: Hypervisor, write: Callable[[str], None]) -> None:
     write("3. Two vCPUs with breakpoints on one physical CPU\n\n")
     sharing = {"vcpus": "2", "physical_cpus": "1", "fetches": "1"}
     shared = _compare(hypervisor, "context-switch", sharing, _SHARING)
-    write(render.lane_table(shared) + "\n\n" + render.KEY + "\n\n")
+    write(render.lane_table(shared) + "\n\n" + render.key(shared) + "\n\n")
     idle = _compare(hypervisor, "idle", {}, _SHARING)
     found = (*_seed_found(seed), *_idle_found(idle), *_recorded_found(recorded), *_shared_found(shared))
     write("What was found\n")
@@ -51,8 +51,8 @@ def _seed_found(document: Document) -> list[str]:
     return [
         "The prices are chosen so that the mail's arithmetic holds (hypervisor-svc prices says how); what "
         "follows from them is:",
-        f"Intercepting every access (kvm-3.14) costs the guest {trapped[key]:.1%} of its throughput: "
-        f"{trapped['exits']['DR_ACCESS']:,} exits for as many MOV DR.",
+        f"Against ignoring MOV DR, intercepting every access (kvm-3.14) costs the guest {trapped[key]:.1%} "
+        f"of its throughput: {trapped['exits']['DR_ACCESS']:,} exits for as many MOV DR.",
         f"Letting it run with its own registers until the next exit (kvm-6.14) gives all but {lazy[key]:.1%} "
         f"back: {lazy['exits']['DR_ACCESS']:,} exits, {lazy['rates']['dr_access_per_wall_second']:,.0f} a "
         "wall second.",

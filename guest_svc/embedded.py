@@ -31,6 +31,7 @@ class EmbeddedHypervisor:
 
     def __init__(self) -> None:
         """Start the subprocess and return at once."""
+        child_end, self._our_end = os.pipe()
         self._folder: str | None = None
         listen = "127.0.0.1:0"
         if hasattr(socket, "AF_UNIX"):
@@ -40,10 +41,9 @@ class EmbeddedHypervisor:
         self._address: str | None = None
         self._last_lines: deque[str] = deque(maxlen=20)
         self._drainer: threading.Thread | None = None
-        child_end, self._our_end = os.pipe()
         try:
             self._process = subprocess.Popen(
-                _command(listen, child_end),
+                _command(listen, child_end, self._folder),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -77,9 +77,10 @@ class EmbeddedHypervisor:
         lines = self._process.stdout
         assert lines is not None
         for line in lines:
-            self._last_lines.append(line.rstrip())
             if _COMPILING in line:  # the one thing that takes long; else nobody knows what is waited for
                 print(line.rstrip(), file=sys.stderr, flush=True)
+                continue
+            self._last_lines.append(line.rstrip())
             if _LISTENING in line:
                 self._drainer = threading.Thread(target=self._drain, args=(lines,), daemon=True)
                 self._drainer.start()
@@ -130,8 +131,11 @@ def listening_address(line: str, asked: str) -> str:
     return found.group()
 
 
-def _command(listen: str, pipe: int) -> list[str]:
-    return [sys.executable, "-m", "hypervisor_svc", "serve", "--listen", listen, "--parent-pipe", str(pipe)]
+def _command(listen: str, pipe: int, folder: str | None) -> list[str]:
+    program = [sys.executable, "-m", "hypervisor_svc", "serve"]
+    # The folder is ours to remove, and the child's if we are killed.
+    own_folder = [] if folder is None else ["--own-folder", folder]
+    return [*program, "--listen", listen, "--parent-pipe", str(pipe), *own_folder]
 
 
 def _short_folder() -> str:

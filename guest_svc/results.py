@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from exitlab.exit_reasons import DR_ACCESS, reason_name
 from exitlab.v1 import policy_pb2, report_pb2
+from guest_svc.errors import CouldNotFinish
 
 SCHEMA: Final = "exitlab.compare/1"
 EVERY_POLICY: Final = "all"  # stands for several policies
@@ -61,6 +62,46 @@ def verdict_name(verdict: int) -> str:
     return _VERDICT_NAMES[report_pb2.Verdict.ValueType(verdict)]
 
 
+def check_report(report: report_pb2.Report, lanes: Sequence[policy_pb2.Lane], vcpus: int) -> None:
+    """Refuse a report that is not of these lanes, or that lacks what every finished one has.
+
+    Raises:
+        CouldNotFinish: The hypervisor does not keep the contract.
+
+    """
+    asked = [(lane.policy_name, lane.vendor) for lane in lanes]
+    told = [(lane.policy, lane.vendor) for lane in report.lanes]
+    trouble = ""
+    if told != asked:
+        names = ", ".join(name for name, _ in told) or "none"
+        trouble = f"its lanes are not those that were asked for: {names}"
+    elif not report.references or any(each.vendor not in _VENDOR_NAMES for each in report.references):
+        trouble = "it has no reference that is known here"
+    elif any(len(lane.vcpus) != vcpus for lane in report.lanes):
+        trouble = f"it has not {vcpus} vCPUs in every lane"
+    elif any(lane.verdict not in _VERDICT_NAMES for lane in report.lanes):
+        trouble = "it has a lane without a verdict that is known here"
+    if trouble:
+        raise CouldNotFinish(f"the hypervisor's report cannot be used: {trouble}")
+
+
+def check_figures(
+    figures: Sequence[report_pb2.LaneFigures], prices: Sequence[str], lanes: int
+) -> Sequence[report_pb2.LaneFigures]:
+    """Return the figures if they are of every lane at each of these prices, in order.
+
+    Raises:
+        CouldNotFinish: They are not.
+
+    """
+    if [(bill.prices, bill.lane) for bill in figures] != [(name, n) for name in prices for n in range(lanes)]:
+        raise CouldNotFinish(
+            f"the hypervisor's figures cannot be used: expected {lanes} lanes at each of {len(prices)} "
+            f"price lists, got {len(figures)} figures or another order"
+        )
+    return figures
+
+
 def compare_document(
     source: SourceFacts,
     report: report_pb2.Report,
@@ -90,6 +131,11 @@ def throughput(guest_cycles: int, overhead_cycles: int) -> float:
     """Return the share of all cycles that the guest gets."""
     total = guest_cycles + overhead_cycles
     return guest_cycles / total if total else 1.0
+
+
+def loss_against(bound: float, reached: float) -> float:
+    """Return the share of a bound's throughput that is lost; nothing where there is none to lose."""
+    return 1 - reached / bound if bound else 0.0
 
 
 def _reference(reference: report_pb2.ReferenceReport) -> Document:
@@ -211,6 +257,6 @@ def _add_losses(lanes: list[Document]) -> None:
     }
     for lane in lanes:
         bound = bounds.get((lane["vendor"], lane["prices"]))
-        if bound:
+        if bound is not None:
             reached = throughput(lane["guest_cycles"], lane["overhead_cycles"])
-            lane["throughput_loss_against_ignore"] = 1 - reached / bound
+            lane["throughput_loss_against_ignore"] = loss_against(bound, reached)

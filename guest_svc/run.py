@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
-from guest_svc.errors import BadInput
+from guest_svc.errors import BadInput, CouldNotFinish
 from guest_svc.progress import Progress
 from guest_svc.results import (
     CORRECT_POLICIES,
@@ -13,11 +13,14 @@ from guest_svc.results import (
     IGNORE_POLICY,
     Document,
     SourceFacts,
+    check_figures,
+    check_report,
     compare_document,
+    loss_against,
     throughput,
     vendor_name,
 )
-from guest_svc.stream import EventStream, Hypervisor
+from guest_svc.stream import EventStream, Hypervisor, wire_text
 from guest_svc.workloads import find_workload
 from guest_svc.workloads.base import Workload, near_matches
 
@@ -29,6 +32,7 @@ STATED_WRITE_CYCLES: Final = (60, 80)  # where the claims are to hold
 STATED_READ_CYCLES: Final = (40, 50)
 WRITE_CYCLES: Final = (50, 60, 80, 100, 150)
 READ_CYCLES: Final = (20, 40, 50, 90, 130)
+_LABEL_CHARACTERS: Final = 200  # a server refuses longer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,16 @@ def compare(hypervisor: Hypervisor, workload: Workload, plan: Plan) -> Document:
     for name in plan.price_names:
         if name not in price_lists:
             raise BadInput(f"no price list {name!r}; {near_matches(name, price_lists)}")
+        if not price_lists[name].clock_hertz:
+            raise CouldNotFinish(f"the hypervisor's price list {name} has no clock")
     chosen = resolve_policies(hypervisor, plan.policies, plan.vendor)
     if plan.has_ranges and IGNORE_POLICY not in chosen:
         raise BadInput(f"--ranges states losses against {IGNORE_POLICY}: add --policy {IGNORE_POLICY}")
-    session_id, report = _stream(hypervisor, workload, [lane(policy, plan.vendor) for policy in chosen])
+    lanes = [lane(policy, plan.vendor) for policy in chosen]
+    session_id, report = _stream(hypervisor, workload, lanes)
+    check_report(report, lanes, workload.vcpus)
     choices = [hypervisor_pb2.PriceChoice(name=name) for name in plan.price_names]
-    figures = hypervisor.figures(session_id, choices)
+    figures = check_figures(hypervisor.figures(session_id, choices), plan.price_names, len(lanes))
     # A generated guest's cycles are of its own clock; a recording has instructions, and the list's clock.
     clocks = {
         name: price_lists[name].clock_hertz if workload.is_recorded else workload.clock_hertz
@@ -93,7 +101,13 @@ def resolve_policies(
 
 def lane(policy: str, vendor: policy_pb2.Vendor.ValueType, *, has_rtm: bool = False) -> policy_pb2.Lane:
     """Return a lane of a policy that the hypervisor has."""
-    return policy_pb2.Lane(policy_name=policy, vendor=vendor, features=policy_pb2.CpuFeatures(rtm=has_rtm))
+    name = wire_text(policy)
+    return policy_pb2.Lane(policy_name=name, vendor=vendor, features=policy_pb2.CpuFeatures(rtm=has_rtm))
+
+
+def session_label(name: str) -> str:
+    """Return what a session is labelled with: a source's name, as far as a label goes."""
+    return wire_text(name)[:_LABEL_CHARACTERS]
 
 
 def _stream(
@@ -114,7 +128,7 @@ def _stream(
             leading_vendor=lanes[0].vendor,
             leading_features=lanes[0].features,
             outcome_level=outcome_pb2.OUTCOME_LEVEL_SUMMARY,
-            label=workload.name,
+            label=session_label(workload.name),
         )
     )
     with (
@@ -162,8 +176,9 @@ def _ranges(
         hypervisor_pb2.PriceChoice(list=repriced(listed, {"dr_write": write, "dr_read": read}))
         for write, read in points
     ]
-    figures = hypervisor.figures(session_id, choices)
     lanes = len(report.lanes)
+    names = [choice.list.name for choice in choices]
+    figures = check_figures(hypervisor.figures(session_id, choices), names, lanes)
     rows: list[dict[str, Any]] = []
     for number, (write, read) in enumerate(points):
         bills = figures[number * lanes : (number + 1) * lanes]
@@ -178,7 +193,7 @@ def _ranges(
         for policy, share in reached.items():
             if policy == IGNORE_POLICY:
                 continue
-            loss = 1 - share / reached[IGNORE_POLICY]
+            loss = loss_against(reached[IGNORE_POLICY], share)
             least, most = CLAIMS.get(policy, (0.0, 1.0))
             rows.append(
                 {

@@ -2,8 +2,11 @@
 
 import csv
 import io
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import isfile  # Path.is_file raises for a name that is too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +53,8 @@ def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
     if _is_path(source):
         from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
 
-        path = Path(source)
-        if not path.is_file():
-            raise BadInput(f"{source}: {'a folder' if path.is_dir() else 'no such file'}")
-        return CaptureSource(path)
+        _check_file(source)
+        return CaptureSource(Path(source))
     from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 
     shipped = f"capture:{source}"
@@ -62,9 +63,19 @@ def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
 
 def _is_path(source: str) -> bool:
     """Return whether a source is written as a path; a bare name that is a file is one too."""
-    return (
-        "/" in source or "\\" in source or source.endswith(".npz") or source == "." or Path(source).is_file()
-    )
+    return "/" in source or "\\" in source or source.endswith(".npz") or source == "." or isfile(source)
+
+
+def _check_file(source: str) -> None:
+    """Refuse a path that is no file which could be read."""
+    try:
+        mode = os.stat(source).st_mode
+    except FileNotFoundError:
+        raise BadInput(f"{source}: no such file") from None
+    except OSError as error:
+        raise BadInput(f"{source}: {error.strerror or error}") from None
+    if not stat.S_ISREG(mode):
+        raise BadInput(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
 def list_workloads() -> list[dict[str, Any]]:

@@ -15,24 +15,20 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import grpc
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from google.protobuf.message import DecodeError, Message
 
 from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import COLUMN_DTYPES, Column, EventColumns
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
-from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected
+from guest_svc.call_errors import first_error, guest_error
+from guest_svc.errors import CouldNotFinish
 
 WINDOW_BLOCKS: Final = 4  # sent and not acknowledged; one would cost up to half of the rate
 _FIRST_CALL_SECONDS: Final = 10.0
+_CLOSING_SECONDS: Final = 2.0  # for a hypervisor's part in the end of a stream, then of a connection
 _FRAME_BYTES: Final = 512  # of a block beside its columns, at most
 _DEFAULT_BLOCK_EVENTS: Final = 32_768
 _STREAM_METHOD: Final = "/exitlab.v1.HypervisorService/StreamEvents"
-_NOT_THERE: Final = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED}
-)
-_BUGS: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 _CHANNEL_OPTIONS: Final = [
     # What a message may weigh is for the server to say, in Limits.
     ("grpc.max_send_message_length", -1),
@@ -47,7 +43,7 @@ class Hypervisor:
     def __init__(self, address: str) -> None:
         """Name the hypervisor at ``address`` (``host:port`` or ``unix:PATH``); nothing is sent yet."""
         self.address = address
-        self.channel = grpc.insecure_channel(address, _CHANNEL_OPTIONS)
+        self.channel = grpc.insecure_channel(wire_text(address), _CHANNEL_OPTIONS)
         self._stub = hypervisor_pb2_grpc.HypervisorServiceStub(self.channel)
 
     def __enter__(self) -> Self:
@@ -57,8 +53,10 @@ class Hypervisor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the connection."""
-        self.channel.close()
+        """Close the connection; a hypervisor that no longer runs is not waited for."""
+        closing = threading.Thread(target=self.channel.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSING_SECONDS)
 
     def price_lists(self) -> dict[str, report_pb2.PriceList]:
         """Return the price lists that the hypervisor has, by name."""
@@ -91,6 +89,8 @@ class Hypervisor:
             return report_pb2.Report.FromString(self._stub.FinishSession(request).report)
         except grpc.RpcError as error:
             raise guest_error(error, "the session cannot be finished") from None
+        except DecodeError:
+            raise CouldNotFinish("the hypervisor's report cannot be read") from None
 
     def figures(
         self, session_id: str, choices: Iterable[hypervisor_pb2.PriceChoice]
@@ -107,12 +107,7 @@ class Hypervisor:
         try:
             return call()
         except grpc.RpcError as error:
-            status, message = _status(error)
-            if status in _NOT_THERE:
-                raise NotConnected(f"no hypervisor answers at {self.address}: {message}") from None
-            if status in _BUGS:
-                raise guest_error(error, "the hypervisor failed") from None
-            raise BadInput(f"{message}{_details(error)}") from None
+            raise first_error(error, self.address) from None
 
 
 class EventStream:
@@ -175,11 +170,14 @@ class EventStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the stream."""
+        """End the stream; a hypervisor that does not end it too is not waited for."""
         if kind is not None:
             self._call.cancel()
         self._requests.put(None)
-        self._reader.join()
+        self._reader.join(_CLOSING_SECONDS)
+        if self._reader.is_alive():
+            self._call.cancel()
+            self._reader.join()
 
     def send(self, events: EventColumns) -> None:
         """Send the next events, in blocks that the hypervisor takes; waits while the window is full."""
@@ -238,7 +236,7 @@ class EventStream:
 
     def _end(self, failure: BaseException | None) -> None:
         with self._changed:
-            self._failure = failure
+            self._failure = self._failure or failure  # what was told first is why the rest follows
             self._has_ended = True
             self._changed.notify_all()
 
@@ -249,26 +247,48 @@ class EventStream:
             return
         with self._changed:
             if which == "opened":
-                self.epoch = response.opened.epoch
-                self._is_open = True
+                self._take_opened(response.opened)
             elif which == "acknowledgement":
-                self.applied_events = response.acknowledgement.applied_events
-                self.committed_events = response.acknowledgement.committed_events
-                while self._in_flight and self._in_flight[0] <= self.applied_events:
-                    self._in_flight.popleft()
+                self._take_acknowledgement(response.acknowledgement)
             elif which == "draining":
-                self._failure = CouldNotFinish(
+                self._failure = self._failure or CouldNotFinish(
                     f"the hypervisor is stopping at event {response.draining.applied_events:,}"
                 )
             self._changed.notify_all()
 
+    def _take_opened(self, opened: hypervisor_pb2.Opened) -> None:
+        if opened.next_event != self.next_event:
+            raise CouldNotFinish(
+                f"the hypervisor goes on at event {opened.next_event:,}, this stream at {self.next_event:,}"
+            )
+        self.epoch = opened.epoch
+        self._is_open = True
+
+    def _take_acknowledgement(self, acknowledgement: hypervisor_pb2.Acknowledgement) -> None:
+        applied = acknowledgement.applied_events
+        if not self.applied_events <= applied <= self.next_event:
+            raise CouldNotFinish(
+                f"the hypervisor acknowledged event {applied:,}: expected {self.applied_events:,}, which it "
+                f"had acknowledged, to {self.next_event:,}, which were sent"
+            )
+        self.applied_events = applied
+        self.committed_events = acknowledgement.committed_events
+        while self._in_flight and self._in_flight[0] <= applied:
+            self._in_flight.popleft()
+
     def _take_outcomes(self, part: outcome_pb2.OutcomePart) -> None:
+        end = part.first_event + part.event_count
+        if not self.received_events <= end <= self.next_event:
+            raise CouldNotFinish(
+                f"the hypervisor sent outcomes up to event {end:,}: expected {self.received_events:,}, "
+                f"which had arrived, to {self.next_event:,}, which were sent"
+            )
         if self._on_outcomes is not None:
             self._on_outcomes(part)
         if not part.is_last_part:
             return
         with self._changed:
-            self.received_events = part.first_event + part.event_count
+            self.received_events = end
             self._changed.notify_all()
         confirm = hypervisor_pb2.ConfirmOutcomes(received_events=self.received_events)
         self._requests.put(hypervisor_pb2.StreamEventsRequest(confirm=confirm).SerializeToString())
@@ -283,32 +303,6 @@ def _largest_block(limits: hypervisor_pb2.Limits, columns: Iterable[Column]) -> 
     return min((limit for limit in allowed if limit), default=_DEFAULT_BLOCK_EVENTS)
 
 
-def guest_error(error: grpc.RpcError, doing: str) -> GuestError:
-    """Return what a failed call means to the guest, with the server's details in the line."""
-    status, message = _status(error)
-    text = f"{message}{_details(error)}"
-    if status is grpc.StatusCode.INVALID_ARGUMENT:
-        return BadInput(text)
-    return CouldNotFinish(f"{doing}: {text} ({status.name})")
-
-
-def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
-    """Return an error's code and its message on one line."""
-    if not isinstance(error, grpc.Call):
-        return grpc.StatusCode.UNKNOWN, str(error)
-    return error.code(), " ".join((error.details() or "no reason given").split())
-
-
-def _details(error: grpc.RpcError) -> str:
-    """Return the fields and reasons of an error's google.rpc details, in brackets."""
-    status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
-    if status is None:
-        return ""
-    parts: list[str] = []
-    for detail in status.details:
-        bad_request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
-        if detail.Unpack(bad_request):
-            parts += [f"field {violation.field}" for violation in bad_request.field_violations]
-        elif detail.Unpack(info):
-            parts.append(f"reason {info.reason}")
-    return f" [{', '.join(parts)}]" if parts else ""
+def wire_text(text: str) -> str:
+    """Return a text as a message can carry it: what is not Unicode, as in a file's name, is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()

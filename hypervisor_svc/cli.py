@@ -11,14 +11,12 @@ import argparse
 import os
 import sys
 
-from exitlab.command_line import BAD_INPUT, Parser, run_command
+from exitlab.command_line import BAD_INPUT, Parser, ShowVersion, run_command, tell
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
-
-    from google.protobuf.message import Message
+    from typing import NoReturn
 
     from exitlab.v1 import policy_pb2
 
@@ -41,13 +39,13 @@ def _told(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "numba":
             raise
-        print("hypervisor-svc: the engine needs numba: install exitlab[hypervisor]", file=sys.stderr)
-        return BAD_INPUT
+        return _bad_input("the engine needs numba: install exitlab[hypervisor]")
     return code
 
 
 def _parser(given: list[str]) -> argparse.ArgumentParser:
     parser = Parser(prog="hypervisor-svc", description="An emulated hypervisor, as a service.")
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", help="serve guests until a signal")
@@ -62,15 +60,18 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     policies = commands.add_parser("policies", help="list the policies")
     policies.set_defaults(command=_policies)
 
-    policy = commands.add_parser("policy", help="print a policy's table")
+    policy = commands.add_parser("policy", help="print a policy's table, or how two differ")
     policy.set_defaults(command=_policy)
     policy.add_argument("name", metavar="NAME", help="the policy")
-    policy.add_argument("--vendor", choices=VENDORS, default="vmx", help="default vmx")
+    policy.add_argument("--vendor", choices=VENDORS, help="default vmx, or the only one that it exists on")
+    help_text = "show what is different in another, or on another vendor (default the same)"
+    policy.add_argument("--diff", metavar="OTHER[@VENDOR]", help=help_text)
 
     prices = commands.add_parser("prices", help="list the price lists, with the source of each price")
     prices.set_defaults(command=_prices)
     for listing in (policies, policy, prices):
-        listing.add_argument("--output", choices=("text", "json"), default="text", help="default text")
+        outputs = ("text", "json", "dot") if listing is policy else ("text", "json")
+        listing.add_argument("--output", choices=outputs, default="text", help="default text")
     return parser
 
 
@@ -85,6 +86,7 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, default="info", help="default info")
     add("--parent-pipe", metavar="FD", type=int, help="exit at once when this inherited pipe ends")
+    add("--own-folder", metavar="DIR", help="remove this folder with the socket, should the parent be gone")
 
 
 def _add_limits(serve: argparse.ArgumentParser) -> None:
@@ -117,13 +119,15 @@ def _seconds(text: str) -> float:
 
 
 def _bad_input(message: object) -> int:
-    print(f"hypervisor-svc: {message}", file=sys.stderr)
+    tell("hypervisor-svc", message)
     return BAD_INPUT
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if options.own_folder is not None and options.parent_pipe is None:
+        return _bad_input("--own-folder: needs --parent-pipe")
     if options.parent_pipe is not None:
-        trouble = _watch_parent(options.parent_pipe)
+        trouble = _watch_parent(options)
         if trouble:
             return _bad_input(f"--parent-pipe {options.parent_pipe}: {trouble}")
     # gRPC would print its own lines about a port in use, beside ours.
@@ -142,24 +146,35 @@ def _serve(options: argparse.Namespace) -> int:
     def say(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
+    async def serve_and_leave() -> None:
+        _leave(await drain.serve(asked, Parts.installed(), say))
+
     try:
-        code = asyncio.run(drain.serve(asked, Parts.installed(), say))
+        asyncio.run(serve_and_leave())
     except CannotServe as error:
         return _bad_input(error)
-    if code:
-        # Stopped at once by a second signal: not even a block in hand is waited for.
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+    return 0
 
 
-def _watch_parent(pipe: int) -> str:
-    """Leave with the parent that holds the other end of ``pipe``; return what is wrong with it.
+def _leave(code: int) -> NoReturn:
+    """End the process at once: Python would wait for the engine's threads, however long they take."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue  # nobody reads it any more
+    os._exit(code)
+
+
+def _watch_parent(options: argparse.Namespace) -> str:
+    """Leave with the parent that holds the other end of the pipe; return what is wrong with it.
 
     A thread, so that it works while the event loop does not run yet, or is busy.
     """
+    import contextlib
     import threading
 
+    pipe, folder = options.parent_pipe, options.own_folder
     try:
         os.fstat(pipe)
     except OSError as error:
@@ -168,6 +183,11 @@ def _watch_parent(pipe: int) -> str:
     def wait() -> None:
         while os.read(pipe, 1):
             pass
+        if folder is not None:  # a parent that was killed could not
+            with contextlib.suppress(OSError):
+                os.unlink(options.listen.removeprefix("unix:"))
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -185,10 +205,11 @@ def _warm(options: argparse.Namespace) -> int:
 def _policies(options: argparse.Namespace) -> int:
     from exitlab.v1 import hypervisor_pb2
     from hypervisor_svc import policies
+    from hypervisor_svc.json_text import as_json
 
     summaries = policies.policy_summaries()
     if options.output == "json":
-        _print_json(hypervisor_pb2.ListPoliciesResponse(policies=summaries))
+        print(as_json(hypervisor_pb2.ListPoliciesResponse(policies=summaries)))
         return 0
     words = {number: word for word, number in VENDORS.items()}
     rows = [
@@ -206,41 +227,49 @@ def _policies(options: argparse.Namespace) -> int:
 
 
 def _policy(options: argparse.Namespace) -> int:
+    from hypervisor_svc import policies, show_output
+
+    try:
+        vendor = VENDORS[options.vendor] if options.vendor else policies.policy_vendors(options.name)[0]
+        table = _checked_table(options.name, vendor)
+        other = None
+        if options.diff is not None:
+            name, has_vendor, word = options.diff.partition("@")
+            if has_vendor and word not in VENDORS:
+                known = ", ".join(VENDORS)
+                return _bad_input(f"--diff {options.diff}: no vendor is named {word!r}; there are {known}")
+            other = _checked_table(name, VENDORS[word] if has_vendor else vendor)
+    except (LookupError, ValueError) as error:
+        return _bad_input(error)
+    print(show_output.shown(table, other, options.output), end="")
+    return 0
+
+
+def _checked_table(name: str, vendor: int) -> policy_pb2.PolicyTable:
+    """Return a policy's table, checked as a session would.
+
+    Raises:
+        LookupError: there is no such policy, or not on that vendor.
+        ValueError: the table is refused.
+
+    """
     from exitlab.v1 import policy_pb2
     from hypervisor_svc import policies
     from hypervisor_svc.engine.tables import make_table
 
-    try:
-        vendor = policy_pb2.Vendor.ValueType(VENDORS[options.vendor])
-        table = policies.policy_table(options.name, vendor, policy_pb2.CpuFeatures())
-        make_table(table)
-    except (LookupError, ValueError) as error:
-        return _bad_input(error)
-    if options.output == "json":
-        _print_json(table)
-    else:
-        _print_policy(table, options.vendor)
-    return 0
-
-
-def _print_policy(table: policy_pb2.PolicyTable, vendor: str) -> None:
-    from hypervisor_svc import show
-
-    print(f"{table.name} on {vendor}: {table.summary}\n")
-    _print_table((), show.constants(table))
-    for name, header, rows in show.moments(table):
-        print(f"\n{name}")
-        _print_table(header, rows, indent="  ")
-    print(f"\nNothing happens at: {', '.join(show.idle_moments(table))}")
+    table = policies.policy_table(name, policy_pb2.Vendor.ValueType(vendor), policy_pb2.CpuFeatures())
+    make_table(table)
+    return table
 
 
 def _prices(options: argparse.Namespace) -> int:
     from exitlab.v1 import hypervisor_pb2
     from hypervisor_svc import pricing
+    from hypervisor_svc.json_text import as_json
 
     lists = pricing.price_lists().values()
     if options.output == "json":
-        _print_json(hypervisor_pb2.ListPricesResponse(price_lists=lists))
+        print(as_json(hypervisor_pb2.ListPricesResponse(price_lists=lists)))
         return 0
     for number, prices in enumerate(lists):
         gap = "\n" if number else ""
@@ -259,20 +288,7 @@ def _prices(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_json(message: Message) -> None:
-    from google.protobuf import json_format
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from hypervisor_svc.show import aligned
 
-    options: dict[str, Any] = {"preserving_proto_field_name": True}
-    print(json_format.MessageToJson(message, always_print_fields_with_no_presence=True, **options))
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    """Print aligned columns; numbers to the right, the last column as long as it is."""
-    lines = [tuple(header), *map(tuple, rows)] if header else [tuple(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.rjust(width) if cell.replace(",", "").isdecimal() else cell.ljust(width)
-            for cell, width in zip(line, widths, strict=True)
-        ]
-        print((indent + "  ".join(cells)).rstrip())
+    print("\n".join(aligned([header, *rows])))

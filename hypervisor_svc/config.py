@@ -10,7 +10,7 @@ from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.policies import NoSuchVendor
 
 VM_PROFILES: Final = ("kvm-default",)
-MAX_TEXT_CHARACTERS: Final = 256  # of a label or a request id
+MAX_TEXT_CHARACTERS: Final = 256  # of a label, a request id or a policy's name
 VENDORS: Final = (policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM)
 BREAKPOINT_MODES: Final = (
     hypervisor_pb2.BREAKPOINT_MODE_RECORDED,
@@ -120,6 +120,10 @@ def _check_lane(
             if lane.policy_table.vendor != lane.vendor:
                 message = "the table is for another vendor than the lane"
                 raise _bad("VENDOR_MISMATCH", f"{path}.policy_table.vendor", message)
+            characters = len(lane.policy_table.name)
+            if not 1 <= characters <= MAX_TEXT_CHARACTERS:
+                message = f"{characters} characters, expected 1 to {MAX_TEXT_CHARACTERS}"
+                raise _bad("BAD_POLICY_NAME", f"{path}.policy_table.name", message)
             _check_table(lane.policy_table, f"{path}.policy_table", check_table)
         case _:
             raise _bad("POLICY_MISSING", path, "a lane has a policy_name or a policy_table")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -32,6 +33,7 @@ UNIX: Final = "unix:"
 LARGEST_PORT: Final = 65_535
 LONGEST_SOCKET_PATH: Final = 107  # bytes of sun_path on Linux, without the closing zero
 MIN_PING_INTERVAL_MS: Final = 10_000  # what a client's keepalive may use; gRPC's default is 5 minutes
+KEEPALIVE_MS: Final = 30_000
 CLOSING_SECONDS: Final = 0.5  # for the last answers to get out
 
 
@@ -56,6 +58,9 @@ class HypervisorServer:
                 # Without this, a second server silently shares the port of the first.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", options.limits.max_message_bytes),
+                # A peer that vanished without a word keeps nothing for long.
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ]
         )
@@ -148,6 +153,8 @@ def _loopback(listen: str, *, is_insecure: bool) -> tuple[str, int]:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError as error:
         raise CannotServe(f"cannot listen on {listen}: {error.strerror}") from error
+    except UnicodeError as error:  # of what no host can be called
+        raise CannotServe(f"cannot listen on {listen}: no such host") from error
     # What is checked is what is bound: one numeric address, not a name that may have several.
     number = str(found[0][4][0])
     if not is_insecure and not ipaddress.ip_address(number).is_loopback:
@@ -185,10 +192,23 @@ def _port_trouble(host: str, port: int) -> str:
     return "gRPC does not say why"
 
 
-class _RawStreamEvents:
-    """A server to hand to generated code: it registers StreamEvents without (de)serializers.
+def _or_none(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a parser that makes None of what is no message: gRPC alone would say UNKNOWN."""
 
-    A block is then decoded in the engine's thread, by the codec, and not twice.
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return None
+
+    return parsed
+
+
+class _Registrar:
+    """A server to hand to generated code: it registers the methods with parsers of our own.
+
+    StreamEvents has none: a block is decoded in the engine's thread, by the codec, and not twice. The
+    others hand None to the servicer for what is no message, so that its refusal says so.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
@@ -198,15 +218,19 @@ class _RawStreamEvents:
         """Leave out the handlers as generated; the changed ones are added below."""
 
     def add_registered_method_handlers(self, service: str, methods: dict[str, Any]) -> None:
-        """Add the service with its changed method."""
-        raw: Any = grpc.stream_stream_rpc_method_handler(methods["StreamEvents"].stream_stream)
-        methods = {**methods, "StreamEvents": raw}
+        """Add the service with its changed methods."""
+        methods = {
+            name: handler._replace(request_deserializer=_or_none(handler.request_deserializer))
+            for name, handler in methods.items()
+        }
+        stream_events: Any = grpc.stream_stream_rpc_method_handler(methods["StreamEvents"].stream_stream)
+        methods["StreamEvents"] = stream_events
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         self._server.add_registered_method_handlers(service, methods)
 
 
 def add_to_server(servicer: HypervisorServicer, server: grpc.aio.Server) -> None:
     """Add the service to a server."""
-    # Both stand in for types that they only resemble: one method carries bytes.
+    # Both stand in for types that they only resemble: StreamEvents carries bytes.
     add: Any = hypervisor_pb2_grpc.add_HypervisorServiceServicer_to_server
-    add(servicer, _RawStreamEvents(server))
+    add(servicer, _Registrar(server))

@@ -12,7 +12,11 @@ def _limit(default: int, largest: int, summary: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What the server allows, field by field as in the contract's Limits."""
+    """What the server allows, field by field as in the contract's Limits.
+
+    A stream holds at most four messages that came, and the outcomes of two blocks: 13 bytes for each
+    event and lane. ``max_streams`` of them are all that unread answers can take of the memory.
+    """
 
     max_message_bytes: int = _limit(4 << 20, 1 << 30, "largest message in bytes")
     max_block_events: int = _limit(65_536, 1 << 20, "largest number of events in a block")
@@ -20,9 +24,8 @@ class ServerLimits:
     max_uncommitted_events: int = _limit(1 << 22, 1 << 40, "largest number of events not committed")
     max_lanes: int = _limit(64, 64, "largest number of lanes of a session")
     max_vcpus: int = _limit(256, 256, "largest number of vCPUs, and of physical CPUs, of a session")
-    max_sessions: int = _limit(
-        256, 1 << 16, "largest number of unfinished sessions, and of finished ones kept"
-    )
+    max_sessions: int = _limit(256, 1 << 16, "largest number of unfinished sessions, and of ended ones kept")
+    max_streams: int = _limit(512, 1 << 20, "largest number of streams at once")
     idle_seconds: int = _limit(3600, 1 << 31, "seconds after which a session without a stream is dropped")
 
     def to_proto(self) -> hypervisor_pb2.Limits:

@@ -16,6 +16,17 @@ SHOWN_ID_CHARACTERS: Final = 8
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
+class _Writer(structlog.WriteLogger):
+    """Writes lines; a log whose reader has gone fails no call."""
+
+    def msg(self, message: str) -> None:
+        """Write a line if anybody still reads."""
+        with contextlib.suppress(OSError, ValueError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = exception = msg
+
+
 def configure(log_format: str, level: str = "info") -> None:
     """Send the log to standard error in ``log_format``, one of FORMATS."""
     if log_format == "json":
@@ -32,7 +43,7 @@ def configure(log_format: str, level: str = "info") -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         # Whatever standard error is when a line is written: a held one may have been closed.
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+        logger_factory=lambda *_: _Writer(sys.stderr),
         cache_logger_on_first_use=False,
     )
 

@@ -1,27 +1,27 @@
 """The sessions that a server holds: by id and by request id, within its limits.
 
-Sessions without a stream are dropped once idle, whether finished or not, and the oldest finished ones
-when there are too many. There is no timer: the registry looks when a session is asked for or created.
+Sessions without a stream are dropped once idle, whether ended or not, and the oldest that have ended
+(finished or failed) when there are too many. There is no timer: the registry looks when a session is
+asked for or created.
 """
 
 import asyncio
 import secrets
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from exitlab.v1 import hypervisor_pb2
 from hypervisor_svc.config import MAX_TEXT_CHARACTERS
 from hypervisor_svc.errors import AlreadyExists, InvalidRequest, LimitReached, NotFound
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
-from hypervisor_svc.session import FINISHED, Session
+from hypervisor_svc.session import ENDED, Session
 
-Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+InThread = Callable[..., Awaitable[Any]]
 # Makes the session of an id and a config.
 MakeSession = Callable[[str, hypervisor_pb2.SessionConfig], Awaitable[Session]]
 
@@ -52,15 +52,28 @@ class Held:
     request: hypervisor_pb2.CreateSessionRequest
     last_used: float
     stream: StreamLike | None = None  # the newest one that is open
-    ended: asyncio.Event = field(default_factory=asyncio.Event)  # finished, dropped, or the server stops
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # or dropped, or the server stops
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def call(
-        self, method: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Result:
-        """Call a method of the session while no other thread is in it."""
-        with self._lock:
-            return method(*args, **kwargs)
+    async def call(self, in_thread: InThread, method: Callable[..., Result], *args: Any) -> Result:
+        """Call a method of the session in a thread, in the order of asking, one at a time.
+
+        Who waits for his turn holds no thread, and may be cancelled. Work that has begun goes on to its
+        end even if nobody waits for it any more, and only then comes the next.
+        """
+        await self._lock.acquire()
+        work = asyncio.ensure_future(in_thread(method, *args))
+        work.add_done_callback(self._done)
+        await asyncio.wait([work])  # which, unlike await, leaves the work alone when it is cancelled
+        result: Result = work.result()
+        return result
+
+    def _done(self, work: asyncio.Future[Any]) -> None:
+        self._lock.release()
+        if not work.cancelled():
+            work.exception()  # looked at, as whoever asked may be gone
+        if self.session.state in ENDED:
+            self.ended.set()
 
 
 class Registry:
@@ -85,11 +98,11 @@ class Registry:
             raise InvalidRequest("BAD_REQUEST_ID", message, field="request_id")
         async with self._creating:  # a repeat that comes meanwhile waits, and then finds the first
             self._drop_idle()
-            self._drop_finished()
+            self._drop_ended()
             held = self._by_request.get(request.request_id)
             if held is not None:
                 return self._repeated(held, request)
-            unfinished = sum(held.session.state != FINISHED for held in self._by_id.values())
+            unfinished = sum(held.session.state not in ENDED for held in self._by_id.values())
             if unfinished >= self._limits.max_sessions:
                 message = f"{unfinished} sessions are not finished, and no more are allowed"
                 raise LimitReached("TOO_MANY_SESSIONS", message, max_sessions=self._limits.max_sessions)
@@ -134,9 +147,9 @@ class Registry:
         streamless = [held for held in self._by_id.values() if held.stream is None]
         self._drop([held for held in streamless if held.last_used < oldest], "idle")
 
-    def _drop_finished(self) -> None:
-        finished = [held for held in self._by_id.values() if held.session.state == FINISHED]
-        self._drop(finished[: -self._limits.max_sessions], "too many finished")
+    def _drop_ended(self) -> None:
+        ended = [held for held in self._by_id.values() if held.session.state in ENDED]
+        self._drop(ended[: -self._limits.max_sessions], "too many ended")
 
     def _drop(self, dropped: list[Held], why: str) -> None:
         for held in dropped:

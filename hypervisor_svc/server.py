@@ -8,6 +8,7 @@ in threads, as many as there are cores, since the compiled loops let go of the i
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from grpc_status import rpc_status
 
 from exitlab.v1 import hypervisor_pb2, report_pb2
 from hypervisor_svc.config import check_config, check_vendor
-from hypervisor_svc.errors import InvalidRequest, NotFound, OurFault, Refused, Unavailable
+from hypervisor_svc.errors import InvalidRequest, LimitReached, NotFound, OurFault, Refused, Unavailable
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
 from hypervisor_svc.parts import Parts
@@ -34,6 +35,9 @@ DEFAULT_INTERVAL_MS: Final = 1000
 MIN_INTERVAL_MS: Final = 10
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1000
+MAX_PRICE_LISTS: Final = 64
+PAGE_TOKEN: Final = re.compile("[0-9]{0,20}")
+MAX_TEXT_BYTES: Final = 600  # of a refusal: gRPC drops a status with all its details if they pass 8 KiB
 
 Context = Any  # grpc.aio.ServicerContext; its generic stub cannot say "bytes on one method"
 Result = TypeVar("Result")
@@ -43,17 +47,27 @@ Method = Callable[[Any, Any, Context], Awaitable[Result]]
 def to_status(refusal: Refused) -> grpc.Status:
     """Return what a client gets of a refusal: code, message, ErrorInfo and, with a field, BadRequest."""
     place = {key: str(value) for key, value in refusal.place.items()}
-    status = status_pb2.Status(code=grpc.StatusCode[refusal.code].value[0], message=refusal.message)
+    said = _shortened(refusal.message)
+    status = status_pb2.Status(code=grpc.StatusCode[refusal.code].value[0], message=said)
     if "event" in place:
-        status.message = f"event {place['event']}: {refusal.message}"
+        status.message = f"event {place['event']}: {said}"
     info = error_details_pb2.ErrorInfo(reason=refusal.reason, domain=ERROR_DOMAIN, metadata=place)
     status.details.add().Pack(info)
     if refusal.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=refusal.field, description=refusal.message, reason=refusal.reason
+            field=refusal.field, description=said, reason=refusal.reason
         )
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     return rpc_status.to_status(status)
+
+
+def _shortened(text: str) -> str:
+    """Return a text without its middle if it is long: it may hold what a client sent."""
+    data, gap = text.encode(), " ... "
+    if len(data) <= MAX_TEXT_BYTES:
+        return text
+    half = (MAX_TEXT_BYTES - len(gap)) // 2
+    return data[:half].decode(errors="ignore") + gap + data[-half:].decode(errors="ignore")
 
 
 def answers(method: Method[Result]) -> Method[Result]:
@@ -63,6 +77,8 @@ def answers(method: Method[Result]) -> Method[Result]:
     async def handler(self: Any, request: Any, context: Context) -> Result:
         with self.calls, bound(peer=context.peer(), session_id=getattr(request, "session_id", "")):
             try:
+                if request is None:  # see drain.add_to_server
+                    raise InvalidRequest("NOT_A_MESSAGE", "the bytes are no message of this method")
                 return await method(self, request, context)
             except OurFault as fault:
                 log.exception("fault", method=method.__name__)
@@ -161,6 +177,9 @@ class HypervisorServicer:
     @answers
     async def StreamEvents(self, _requests: object, context: Context) -> None:
         """Carry a stream, in raw bytes: see ``drain.add_to_server``."""
+        if len(self._streams) >= self.limits.max_streams:
+            message = f"{len(self._streams)} streams are open, and no more are allowed"
+            raise LimitReached("TOO_MANY_STREAMS", message, max_streams=self.limits.max_streams)
         stream = EventStream(self, context)
         self._streams.add(stream)
         try:
@@ -174,7 +193,7 @@ class HypervisorServicer:
     ) -> hypervisor_pb2.GetSessionResponse:
         """Return where a session stands."""
         held = self.registry.find(request.session_id)
-        status = await self.in_thread(held.call, held.session.status)
+        status = await held.call(self.in_thread, held.session.status)
         limits = self.limits.to_proto()
         return hypervisor_pb2.GetSessionResponse(
             status=status,
@@ -190,10 +209,9 @@ class HypervisorServicer:
         """End a session and return its report; then the stored one."""
         held = self.registry.find(request.session_id)
         finish = held.session.finish
-        report = await self.in_thread(held.call, finish, request.event_count, tuple(request.column_crcs))
+        report = await held.call(self.in_thread, finish, request.event_count, tuple(request.column_crcs))
         if held.stream is not None:
             held.stream.end(Ending.FINISHED)
-        held.ended.set()
         log.info("finished", events=request.event_count, report_bytes=len(report))
         return hypervisor_pb2.FinishSessionResponse(report=report)
 
@@ -203,10 +221,13 @@ class HypervisorServicer:
     ) -> hypervisor_pb2.GetReportResponse:
         """Return a finished session's report, priced."""
         held = self.registry.find(request.session_id)
-        lists = [self._price_list(choice, f"prices[{i}]") for i, choice in enumerate(request.prices)]
+        if len(request.prices) > MAX_PRICE_LISTS:
+            message = f"{len(request.prices)} price lists, but at most {MAX_PRICE_LISTS} are priced at once"
+            raise InvalidRequest("TOO_MANY_PRICES", message, field="prices")
+        stored = await held.call(self.in_thread, held.session.report)
 
         def priced() -> hypervisor_pb2.GetReportResponse:
-            stored = held.call(held.session.report)
+            lists = [self._price_list(choice, f"prices[{i}]") for i, choice in enumerate(request.prices)]
             report = report_pb2.Report.FromString(stored)
             figures = [lane for prices in lists for lane in self.parts.figures(report, prices)]
             return hypervisor_pb2.GetReportResponse(report=stored, figures=figures)
@@ -239,7 +260,7 @@ class HypervisorServicer:
             raise InvalidRequest("INTERVAL_TOO_SHORT", message, field="interval_ms")
         while True:
             held = self.registry.find(request.session_id)
-            response = await self.in_thread(held.call, _watched, held.session)
+            response = await held.call(self.in_thread, _watched, held.session)
             await context.write(response)
             if response.status.state == FINISHED:
                 return
@@ -252,13 +273,13 @@ class HypervisorServicer:
         self, request: hypervisor_pb2.ListSessionsRequest, _context: Context
     ) -> hypervisor_pb2.ListSessionsResponse:
         """List sessions without their ids: no caller has an identity here, and an id gives access."""
-        if not (request.page_token or "0").isdecimal():
+        if not PAGE_TOKEN.fullmatch(request.page_token):
             raise InvalidRequest("BAD_PAGE_TOKEN", "no page token of this server", field="page_token")
         page = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
         found = self.registry.after(int(request.page_token or "0"))
         response = hypervisor_pb2.ListSessionsResponse()
         for held in found[:page]:
-            status = await self.in_thread(held.call, held.session.status)
+            status = await held.call(self.in_thread, held.session.status)
             status.ClearField("session_id")
             response.sessions.append(status)
         if len(found) > page:

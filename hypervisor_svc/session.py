@@ -1,6 +1,6 @@
 """One session's conversation, without I/O.
 
-A session is one stream of guest events under the lanes of its config. It has three states, and
+A session is one stream of guest events under the lanes of its config. It has four states, and
 what may be done in each is the table below; a pair that is not there *is* the error::
 
     SUSPENDED --open--> STREAMING --finish--> FINISHED
@@ -8,22 +8,26 @@ what may be done in each is the table below; a pair that is not there *is* the e
         |                |  |  +- open (a newer stream fences the older), apply, confirm
         +------cut-------+  +--+
     SUSPENDED --finish--> FINISHED, which answers finish again from what it stored
+    SUSPENDED, STREAMING --a policy's table or the engine cannot go on--> FAILED, which takes nothing
 
-Three rules carry the rest. Offsets are event indexes, so a stream may be cut into blocks in any way.
-A block counts whole or not at all: its place, its digests and its events are checked before anything
-changes. And the end of a stream proves nothing: only ``finish``, with the number of events and their
-digests, makes a report, whose bytes are then kept as they are.
+Three rules carry the rest. Offsets are event indexes, so a stream may be cut into blocks in any way. A
+block counts whole or not at all: its place, its digests and its events are checked before anything
+changes. Where a lane fails nevertheless, lanes may stand at different events: the session is FAILED,
+its status says why, and whatever else comes is refused with the very reason of the first. And the end
+of a stream proves nothing: only ``finish``, with the number of events and their digests, makes a
+report, whose bytes are then kept as they are.
 
 Methods are for one thread at a time; ``registry.Held`` sees to that.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
-from exitlab.blocks import ColumnCrcs, DecodedBlock
+from exitlab.blocks import ColumnCrcs, DecodedBlock, plain_field
 from exitlab.events import Column, EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
-from hypervisor_svc.engine import BadEvents, EngineError
+from hypervisor_svc.engine import BadEvents, EngineError, PolicyFailed
 from hypervisor_svc.errors import (
     Aborted,
     AlreadyExists,
@@ -31,12 +35,15 @@ from hypervisor_svc.errors import (
     InvalidRequest,
     OurFault,
     OutOfRange,
+    Refused,
     WrongState,
 )
 
 SUSPENDED: Final = hypervisor_pb2.SESSION_STATE_SUSPENDED
 STREAMING: Final = hypervisor_pb2.SESSION_STATE_STREAMING
 FINISHED: Final = hypervisor_pb2.SESSION_STATE_FINISHED
+FAILED: Final = hypervisor_pb2.SESSION_STATE_FAILED
+ENDED: Final = (FINISHED, FAILED)
 
 NEXT_STATE: Final = {
     (SUSPENDED, "open"): STREAMING,
@@ -54,10 +61,13 @@ class EngineLike(Protocol):
     """What a session needs of an engine."""
 
     def feed(self, events: EventColumns, level: int) -> list[outcome_pb2.OutcomePart]:
-        """Apply all events, or none and raise BadEvents."""
+        """Apply all events, or none and raise BadEvents; after anything else it is not used again."""
+
+    def start_stream(self) -> None:
+        """Tell every decision anew when it next occurs."""
 
     def report(self) -> report_pb2.Report:
-        """Return what was found so far."""
+        """Return what was found so far, or raise PolicyFailed."""
 
     def state_digest(self) -> int:
         """Return a digest of the whole state."""
@@ -88,7 +98,8 @@ class Session:
         self._crcs = ColumnCrcs(self.columns)
         self._engine: EngineLike | None = make_engine(config)
         self._level = config.outcome_level or outcome_pb2.OUTCOME_LEVEL_SUMMARY
-        self._failure = ""
+        self._failure: Callable[[], Refused] | None = None  # what makes the refusal of all that comes
+        self._note = ""
         self._final_digest = 0
         self._stored_report = b""
 
@@ -113,6 +124,7 @@ class Session:
             place = {"received_events": opening.received_events, "next_event": self.applied_events}
             raise WrongState("OUTCOMES_NOT_KEPT", message, field="open.received_events", **place)
         self.state = state
+        self._running_engine.start_stream()
         self.epoch += 1
         self.confirmed_events = max(self.confirmed_events, opening.received_events)
         return hypervisor_pb2.Opened(
@@ -126,18 +138,16 @@ class Session:
         """Apply a block that came on the stream of ``epoch``; refused whole, or applied whole."""
         self._check_epoch(epoch)
         self._next_state("apply")
-        self._check_place(block.first_event, len(block.events))
+        self._check_place(block)
         crcs = self._advanced_crcs(block)
         try:
             parts = self._running_engine.feed(block.events, self._level)
         except BadEvents as bad:
             message = str(bad).removeprefix(f"event {bad.event}: ")
-            raise InvalidRequest("BAD_EVENT", message, field=bad.field, event=bad.event) from bad
+            field = plain_field(bad.field) if block.is_plain else bad.field
+            raise InvalidRequest("BAD_EVENT", message, field=field, event=bad.event) from bad
         except Exception as error:
-            # Lanes may now stand at different events, so nothing may be built on this engine.
-            why = str(error) if isinstance(error, EngineError) else "its log says more"
-            self._failure = f"the engine failed in the block at event {self.applied_events}: {why}"
-            raise OurFault("ENGINE_FAILED", self._failure) from error
+            raise self._fail(error, f"in the block at event {self.applied_events}") from error
         self._crcs = crcs
         self.applied_events += len(block.events)
         return parts
@@ -164,13 +174,18 @@ class Session:
         self._check_final_crcs(tuple(column_crcs))
         if self.state != FINISHED:
             # Everything that can fail comes before the state changes.
-            report = self.running_report().SerializeToString(deterministic=True)
-            self._final_digest = self._running_engine.state_digest()
-            self._stored_report, self._engine, self.state = report, None, state
+            try:
+                report = self._report_so_far().SerializeToString(deterministic=True)
+                digest = self._running_engine.state_digest()
+            except Exception as error:
+                raise self._fail(error, "in the report") from error
+            self._final_digest, self._stored_report = digest, report
+            self._engine, self.state = None, state
         return self._stored_report
 
     def report(self) -> bytes:
         """Return the stored report of a finished session."""
+        self._check_failure()
         if self.state != FINISHED:
             raise WrongState("SESSION_NOT_FINISHED", "a session has a report once it is finished")
         return self._stored_report
@@ -179,6 +194,14 @@ class Session:
         """Return the report so far."""
         if self.state == FINISHED:
             return report_pb2.Report.FromString(self._stored_report)
+        self._check_failure()
+        try:
+            return self._report_so_far()
+        except PolicyFailed as failed:
+            # What a guest would read now cannot be told, but asking has changed nothing.
+            raise _policy_failed(failed, "in the report") from failed
+
+    def _report_so_far(self) -> report_pb2.Report:
         report = self._running_engine.report()
         report.columns[:] = self.config.columns
         report.column_crcs[:] = self._crcs.values
@@ -195,27 +218,38 @@ class Session:
             column_crcs=self._crcs.values,
             state_digest=self._final_digest if self._engine is None else self._engine.state_digest(),
             label=self.config.label,
+            note=self._note,
         )
 
     @property
     def _running_engine(self) -> EngineLike:
-        self._check_engine()
-        assert self._engine is not None, "a finished session has no engine, and no move that needs one"
+        assert self._engine is not None, "an ended session has no engine, and no move that needs one"
         return self._engine
 
     def _next_state(self, action: str) -> hypervisor_pb2.SessionState.ValueType:
         """Return the state after ``action``, or refuse it in this one."""
-        if action != "cut":
-            self._check_engine()
+        self._check_failure()
         state = NEXT_STATE.get((self.state, action))
         if state is None:
             name = hypervisor_pb2.SessionState.Name(self.state).removeprefix("SESSION_STATE_")
             raise WrongState(f"SESSION_{name}", f"a {name.lower()} session takes no {action}")
         return state
 
-    def _check_engine(self) -> None:
-        if self._failure:
-            raise OurFault("ENGINE_FAILED", self._failure)
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure()
+
+    def _fail(self, error: Exception, where: str) -> Refused:
+        """End the session because of ``error``, and return the refusal of all that comes from now on."""
+        if isinstance(error, PolicyFailed):
+            refusal: Refused = _policy_failed(error, where)
+        else:
+            why = str(error) if isinstance(error, EngineError) else "its log says more"
+            refusal = OurFault("ENGINE_FAILED", f"the engine failed {where}: {why}")
+        self._failure = partial(type(refusal), refusal.reason, refusal.message, field=refusal.field)
+        self._note = f"{refusal.reason}: {refusal.message}"
+        self._engine, self.state = None, FAILED
+        return refusal
 
     def _check_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -228,20 +262,21 @@ class Session:
             place = {"received_events": received_events, "next_event": self.applied_events}
             raise OutOfRange("RECEIVED_TOO_MANY", message, field=field, **place)
 
-    def _check_place(self, first_event: int, event_count: int) -> None:
+    def _check_place(self, block: DecodedBlock) -> None:
         """Refuse a block that does not start where the last one ended."""
+        first_event, event_count = block.first_event, len(block.events)
         place = {"first_event": first_event, "next_event": self.applied_events}
+        path = "events.first_event" if block.is_plain else "block.first_event"
         if first_event > self.applied_events:
             message = f"starts at event {first_event}, but the next event is {self.applied_events}"
-            raise OutOfRange("GAP", message, field="block.first_event", **place)
+            raise OutOfRange("GAP", message, field=path, **place)
         if first_event < self.applied_events:
             message = f"starts at event {first_event}, but all below {self.applied_events} are applied"
-            raise AlreadyExists("ALREADY_APPLIED", message, field="block.first_event", **place)
-        if not event_count:
-            raise InvalidRequest("EMPTY_BLOCK", "a block has events", field="block.event_count", **place)
+            raise AlreadyExists("ALREADY_APPLIED", message, field=path, **place)
         if event_count > self._max_block_events:
             message = f"{event_count} events, but a block has at most {self._max_block_events}"
-            raise InvalidRequest("BLOCK_TOO_LARGE", message, field="block.event_count", **place)
+            path = "events.events" if block.is_plain else "block.event_count"
+            raise InvalidRequest("BLOCK_TOO_LARGE", message, field=path, **place)
 
     def _advanced_crcs(self, block: DecodedBlock) -> ColumnCrcs:
         """Return the running digests after ``block``, or refuse a block that states others."""
@@ -261,3 +296,8 @@ class Session:
             names = ", ".join(column.name.lower() for column in self.columns)
             message = f"the digests of {names} are not those of the {self.applied_events} events applied"
             raise WrongState("DIGEST_MISMATCH", message, field="column_crcs")
+
+
+def _policy_failed(failed: PolicyFailed, where: str) -> WrongState:
+    message = f"the policy cannot go on {where}: {failed}"
+    return WrongState("POLICY_FAILED", message, field=f"config.lanes[{failed.lane}]")

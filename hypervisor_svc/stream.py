@@ -3,20 +3,23 @@
 A reader takes messages off the wire into an inbox of a few blocks. The conversation hands them one
 by one to an engine thread and writes each one's answers while the next is being applied. Somebody
 else may end the stream between two blocks: a newer stream, FinishSession, or the server's drain.
+
+A client need not read. Its stream then waits with what is stated in ``limits``, and once a newer
+stream has the session, with no more than the one message that gRPC has in hand.
 """
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from exitlab.blocks import BadBlock, DecodedBlock, decode_request
+from exitlab.blocks import BadBlock, DecodedBlock, TooManyEvents, decode_request
 from exitlab.v1 import hypervisor_pb2
-from hypervisor_svc.errors import Aborted, InvalidRequest, WrongState
+from hypervisor_svc.errors import Aborted, InvalidRequest, Refused, WrongState
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
 from hypervisor_svc.registry import Ending, Held, Registry
@@ -54,11 +57,22 @@ class EventStream:
         self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue()  # None wakes its reader: look again
         self._room = asyncio.Semaphore(WINDOW_BLOCKS)
         self._writing: asyncio.Task[None] | None = None
+        # Of the block whose answers are being written, and of the next.
+        self._unwritten: deque[deque[bytes]] = deque(maxlen=2)
 
     def end(self, why: Ending) -> None:
         """End the stream after the block in hand; what waits behind it is not applied."""
         self._ending = self._ending or why
+        if self._ending is Ending.FENCED:
+            self._let_go()
         self._inbox.put_nowait(None)
+
+    def _let_go(self) -> None:
+        """Drop what came and what would be answered: nobody waits for it, and perhaps nobody reads."""
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+        for answers in self._unwritten:
+            answers.clear()
 
     async def run(self) -> None:
         """Carry the stream to its end.
@@ -88,42 +102,60 @@ class EventStream:
 
     async def _carry(self, held: Held, opening: hypervisor_pb2.Open) -> None:
         with bound(session_id=held.session.session_id):
+            why = "CUT"
             try:
                 opened = await self._take_over(held, opening)
                 log.info("opened", epoch=self.epoch, next_event=opened.next_event)
                 await self._converse(held, opened)
+                why = self._ending.name if self._ending else "ENDED"
+            except Refused as refused:
+                why = refused.reason
+                raise
             finally:
-                await self._home.in_thread(held.call, held.session.cut, self.epoch)
-                if held.stream is self:
-                    held.stream = None
-                    self._home.registry.touch(held)
-                    why = self._ending.name if self._ending else "CUT"
-                    log.info("stream ended", why=why, applied_events=held.session.applied_events)
+                # A task of its own: if the call is cancelled while this waits for its turn, it goes on.
+                await asyncio.wait([asyncio.create_task(self._close(held, why))])
+
+    async def _close(self, held: Held, why: str) -> None:
+        """Suspend the session, unless another stream has it."""
+        await held.call(self._home.in_thread, lambda: held.session.cut(self.epoch))
+        self._fence_older(held)
+        if held.stream is self:
+            held.stream = None
+            self._home.registry.touch(held)
+            log.info("stream ended", why=why, applied_events=held.session.applied_events)
 
     async def _take_over(self, held: Held, opening: hypervisor_pb2.Open) -> hypervisor_pb2.Opened:
         """Open the session and fence the stream that had it."""
-        take_over = partial(held.call, held.session.open, opening)
-        opened = await self._home.in_thread(take_over)
+
+        def take_over() -> hypervisor_pb2.Opened:
+            opened = held.session.open(opening)
+            self.epoch = opened.epoch  # here, as the client may be gone when this is done
+            return opened
+
+        opened = await held.call(self._home.in_thread, take_over)
         opened.limits.CopyFrom(self._home.limits.to_proto())
         opened.server_incarnation = self._home.incarnation
-        self.epoch = opened.epoch
-        if held.stream is not None:
-            # Two Opens may come out of their threads in either order.
-            older = held.stream if held.stream.epoch < self.epoch else self
-            older.end(Ending.FENCED)
-        if self._ending is None:
-            held.stream = self
+        self._fence_older(held)
+        held.stream = self
         if self._home.is_draining:
             self.end(Ending.DRAINING)
         return opened
 
+    def _fence_older(self, held: Held) -> None:
+        """End the stream that had the session before this one."""
+        if held.stream is not None and held.stream.epoch < self.epoch:
+            held.stream.end(Ending.FENCED)
+
     async def _converse(self, held: Held, opened: hypervisor_pb2.Opened) -> None:
-        await self._write([_response(opened=opened)])
+        await self._context.write(_response(opened=opened))
         try:
             while (data := await self._take()) is not None:
-                messages = await self._home.in_thread(held.call, self._apply, held, data)
+                answers = deque(await held.call(self._home.in_thread, self._apply, held, data))
+                self._unwritten.append(answers)
+                if self._ending is Ending.FENCED:
+                    self._let_go()
                 await self._written()
-                self._writing = asyncio.create_task(self._write(messages))
+                self._writing = asyncio.create_task(self._write(answers))
         finally:
             await self._written()  # answers to what was applied come before any refusal
         await self._say_why(held)
@@ -132,10 +164,11 @@ class EventStream:
         """Do what a message asks and return the answers: the part that runs in an engine thread."""
         session = held.session
         try:
-            message = decode_request(data, session.columns)
+            message = decode_request(data, session.columns, self._home.limits.max_block_events)
         except BadBlock as bad:
+            reason = "BLOCK_TOO_LARGE" if isinstance(bad, TooManyEvents) else "BAD_BLOCK"
             place = {} if bad.event is None else {"event": bad.event}
-            raise InvalidRequest("BAD_BLOCK", bad.message, field=bad.field, **place) from bad
+            raise InvalidRequest(reason, bad.message, field=bad.field, **place) from bad
         if isinstance(message, DecodedBlock):
             parts = session.apply(self.epoch, message)
             done = hypervisor_pb2.Acknowledgement(
@@ -162,7 +195,7 @@ class EventStream:
                 committed_events=session.committed_events,
                 retry_after_ms=RETRY_AFTER_MS,
             )
-            await self._write([_response(draining=draining)])
+            await self._context.write(_response(draining=draining))
 
     async def _read(self) -> None:
         """Read messages into the inbox, no more than there is room for."""
@@ -183,9 +216,9 @@ class EventStream:
         self._room.release()
         return None if self._ending is not None else data
 
-    async def _write(self, messages: list[bytes]) -> None:
-        for message in messages:
-            await self._context.write(message)
+    async def _write(self, answers: deque[bytes]) -> None:
+        while answers:
+            await self._context.write(answers.popleft())
 
     async def _written(self) -> None:
         """Wait until the last answers are written."""

@@ -27,6 +27,8 @@ SIGNAL: Final = "SIGNAL"  # in a bill, a heavy exit that has no reason
 BILL_COUNTS: Final = ("windows", "dr_reads", "dr_writes", "vmreads", "vmwrites", "latent_hazards", "leaks")
 _WHERES: Final = ("end", "handler", "insn", "post", "pre")
 _EXCEPTION_FIELDS: Final = 6
+_LARGEST_FILE_BYTES: Final = 1 << 26
+_STEP_DIGITS: Final = 10  # no vector has that many steps; Python refuses to read far longer numbers
 _Value = TypeVar("_Value")
 
 
@@ -38,9 +40,13 @@ def read_vectors(path: Path) -> list[Vector]:
 
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE_BYTES + 1)  # what may be a device has no size to ask for
+        if len(data) > _LARGEST_FILE_BYTES:
+            raise BadInput(f"{path}: not a vector file: larger than {_LARGEST_FILE_BYTES:,} bytes")
+        content = json.loads(data.decode())
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
+        raise BadInput(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a vector file: {error}") from None
     rows = content
@@ -48,7 +54,7 @@ def read_vectors(path: Path) -> list[Vector]:
         rows = content.get("vectors")
         if not isinstance(content.get("source"), str):
             raise BadInput(f"{path}: not a vector file: an object of vectors names its source")
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) or not rows:
         raise BadInput(
             f"{path}: not a vector file: expected a list of vectors, or an object that has one as vectors"
         )
@@ -213,7 +219,7 @@ class _Row:
         raise self._fields.bad(field, 'expected a number, {"step": k} or {"data": offset}', value)
 
     def _step_key(self, key: str, field: str) -> int:
-        return self._step_number(int(key) if key.isdecimal() else key, field)
+        return self._step_number(int(key) if key.isdecimal() and len(key) < _STEP_DIGITS else key, field)
 
     def _step_number(self, value: object, field: str) -> int:
         return self._place(value, field, len(self._are_instructions) - 1)

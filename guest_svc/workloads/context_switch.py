@@ -70,6 +70,14 @@ class ContextSwitch(TiledWorkload):
         Parameter("other_exits", 2, "exits", "between bursts: interrupts, each followed by its EOI", 0, 256),
         Parameter("tasks", 2, "tasks", "of each vCPU, switched to in turn", 1, 64),
         Parameter("tasks_with_breakpoints", -1, "tasks", "the first so many; -1: all", -1, 64),
+        Parameter(
+            "breakpoints",
+            -1,
+            "breakpoints",
+            "of each such task, in DR0 and up; -1: as many as the burst writes",
+            -1,
+            DR_SLOTS,
+        ),
         Parameter("vcpus", 1, "vCPUs", "each with tasks of its own", 1, MAX_VCPUS),
         Parameter(
             "physical_cpus",
@@ -94,8 +102,8 @@ class ContextSwitch(TiledWorkload):
         self.tasks = self.number("tasks")
         self.clock_hertz = self.number("clock_hertz")
         self.default_steps = self.number("switches")
-        self._resolve()
         self._operations = burst_operations(self.number("accesses"))
+        self._resolve()
         self.pace = self.pace_of("switches_per_guest_second", self._least_cycles())
         switches = [self._switch(vcpu, task) for vcpu in range(self.vcpus) for task in range(self.tasks)]
         moves = self._moves()
@@ -115,6 +123,14 @@ class ContextSwitch(TiledWorkload):
             used["tasks_with_breakpoints"] = self.tasks
         if self.number("tasks_with_breakpoints") > self.tasks:
             raise BadParameter(f"{self.name}: tasks_with_breakpoints is more than tasks={self.tasks}")
+        written = sum(f"w{slot}" in self._operations for slot in range(DR_SLOTS))
+        if self.number("breakpoints") < 0:
+            used["breakpoints"] = written
+        if self.number("breakpoints") > written:
+            raise BadParameter(
+                f"{self.name}: breakpoints={self.number('breakpoints')}: a burst of"
+                f" accesses={self.number('accesses')} writes {written} addresses"
+            )
         if used["handlers"] and not used["fetches"]:
             raise BadParameter(f"{self.name}: handlers=1 needs fetches=1, or nothing is ever hit")
         if not self.number("physical_cpus"):
@@ -147,11 +163,10 @@ class ContextSwitch(TiledWorkload):
         """Return the slots that a task uses: code in slot 0, data of seeded kinds in the others."""
         if task >= self.number("tasks_with_breakpoints"):
             return {}
-        written = [slot for slot in range(DR_SLOTS) if f"w{slot}" in self._operations]
         owner = vcpu * self.tasks + task
         space = CODE_BASE + (owner << TASK_SPACE_BITS)
         slots: dict[int, Breakpoint] = {}
-        for slot in written:
+        for slot in range(self.number("breakpoints")):  # a shorter burst leaves out the highest first
             draw = random_number(self.seed, owner * DR_SLOTS + slot)
             if slot == 0:
                 slots[slot] = Breakpoint(space + 0x10 * (draw % 0x1000), ON_EXECUTE)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         LaneSpec,
         ReferenceKey,
     )
-    from hypervisor_svc.engine.lane import EngineError
+    from hypervisor_svc.engine.lane import EngineError, PolicyFailed
     from hypervisor_svc.engine.tables import BadTable
     from hypervisor_svc.engine.validation import BadEvents
 
@@ -31,10 +31,16 @@ __all__ = [
     "EngineConfig",
     "EngineError",
     "LaneSpec",
+    "PolicyFailed",
     "ReferenceKey",
 ]
 
-_HOMES: Final = {"BadEvents": "validation", "BadTable": "tables", "EngineError": "lane"}
+_HOMES: Final = {
+    "BadEvents": "validation",
+    "BadTable": "tables",
+    "EngineError": "lane",
+    "PolicyFailed": "lane",
+}
 
 
 def __getattr__(name: str) -> Any:

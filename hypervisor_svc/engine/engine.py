@@ -14,12 +14,13 @@ from hypervisor_svc.arch import reference
 from hypervisor_svc.arch.compiled import rules_digest
 from hypervisor_svc.engine.lane import Lane, Outcomes, Truth, outcomes_for
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
-from hypervisor_svc.engine.records import DECISION_ROWS, Words
+from hypervisor_svc.engine.records import Words
 from hypervisor_svc.engine.report import decision, make_report
 from hypervisor_svc.engine.validation import Block, Checker, complete
 
 ENGINE_FINGERPRINT: Final = f"exitlab-engine-1-{rules_digest()}"
 LEVEL_REFERENCE: Final = 2
+UNNUMBERED: Final = 0xFFFF  # stands for a decision past the last number
 _MAX_PART_BYTES: Final = 3 << 20
 _BYTES_AN_EVENT: Final = 13
 _STORY_VALUES: Final = outcome_pb2.OutcomePart.STORY_VALUES_FIELD_NUMBER
@@ -135,18 +136,25 @@ class Engine:
                 config.initial_physical_cpus,
                 config.physical_cpus,
                 is_computed=config.is_computed,
+                number=number,
             )
-            for spec in config.lanes
+            for number, spec in enumerate(config.lanes)
         ]
         self._checker = Checker(config.vcpus, config.physical_cpus, is_computed=config.is_computed)
         self.applied_events = 0
         self.events_by_kind = np.zeros(64, np.uint64)
+        self.start_stream()
+
+    def start_stream(self) -> None:
+        """Begin to tell decisions anew: whoever reads the next outcomes may not know those before."""
+        self._is_told = np.zeros((len(self.lanes), UNNUMBERED), np.bool_)
 
     def feed(self, events: EventColumns, level: int) -> list[outcome_pb2.OutcomePart]:
         """Check and apply a block; return outcomes as the level asks, in parts that fit a message.
 
         Raises:
             BadEvents: the block cannot be applied; nothing has changed.
+            PolicyFailed: a lane's table cannot go on; the engine must not be used again.
             EngineError: the engine's own limits are exceeded; the engine must not be used again.
 
         """
@@ -161,7 +169,6 @@ class Engine:
         parts: list[outcome_pb2.OutcomePart] = []
         for number, (spec, lane) in enumerate(zip(self.config.lanes, self.lanes, strict=True)):
             outcomes = outcomes_for(len(events), level)
-            known = int(lane.state.counts[DECISION_ROWS])
             lane.run(
                 whole,
                 first,
@@ -171,7 +178,7 @@ class Engine:
                 recorded_reasons=self._checker.recorded_reasons,
             )
             if level >= LEVEL_DECISIONS:
-                fresh = range(known, int(lane.state.counts[DECISION_ROWS]))
+                fresh = self._not_yet_told(number, outcomes)
                 decisions = [decision(k, lane.state.decisions[k], lane.profile) for k in fresh]
                 parts += _lane_parts(number, first, level, outcomes, decisions)
         if level >= LEVEL_REFERENCE and leading is not None:
@@ -182,8 +189,21 @@ class Engine:
             parts[-1].is_last_part = True
         return parts
 
+    def _not_yet_told(self, lane: int, outcomes: Outcomes) -> list[int]:
+        """Return the decisions that occur for the first time in this stream, and take note of them."""
+        occurs = np.zeros(UNNUMBERED + 1, np.bool_)
+        occurs[outcomes.decisions] = True
+        fresh: list[int] = np.flatnonzero(occurs[:UNNUMBERED] & ~self._is_told[lane]).tolist()
+        self._is_told[lane, fresh] = True
+        return fresh
+
     def report(self) -> report_pb2.Report:
-        """Return the report so far; the session adds its columns and digests."""
+        """Return the report so far; the session adds its columns and digests.
+
+        Raises:
+            PolicyFailed: a lane cannot tell its registers; the engine can still be used.
+
+        """
         return make_report(self)
 
     def state_digest(self) -> int:

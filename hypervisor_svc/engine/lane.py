@@ -27,6 +27,15 @@ _NO_U16: Final = np.zeros(0, np.uint16)
 _NO_U64: Final = np.zeros(0, np.uint64)
 
 
+class PolicyFailed(RuntimeError):
+    """A policy's table cannot go on with these events; ``lane`` is the place of its lane."""
+
+    def __init__(self, message: str, lane: int) -> None:
+        """Keep which lane it was."""
+        super().__init__(message)
+        self.lane = lane
+
+
 class EngineError(RuntimeError):
     """The engine cannot go on; a broken promise of ours, not of the peer."""
 
@@ -160,14 +169,16 @@ class Lane:
         physical_cpus: int,
         *,
         is_computed: bool,
+        number: int = 0,
     ) -> None:
-        """Check the table and make the state after reset.
+        """Check the table and make the state after reset; ``number`` is the lane's place among others.
 
         Raises:
             BadTable: the table cannot be run.
 
         """
         self.message = message
+        self.number = number
         self.table = make_table(message)
         self.profile: Profile = make_profile(
             is_svm=message.vendor == policy_pb2.VENDOR_SVM, rules=self.table.class_rules
@@ -192,6 +203,7 @@ class Lane:
         """Run a checked block, in which ``recorded_reasons`` different EXITs occur, through the lane.
 
         Raises:
+            PolicyFailed: the policy's table cannot go on; the lane must not be used again.
             EngineError: the engine's own limits are exceeded.
 
         """
@@ -220,7 +232,7 @@ class Lane:
         failure = int(state.counts[records.FAILURE])
         if failure == records.FAILURE_LIVE_LOCK:
             message = f"{self.message.name}: a MOV DR that was run again exited again (live-lock)"
-            raise EngineError(message)
+            raise PolicyFailed(message, self.number)
         if failure:
             message = f"{self.message.name}: more than {len(state.bill_counts)} kinds of exit in one block"
             raise EngineError(message)
@@ -264,6 +276,10 @@ class Lane:
         """Return every vCPU's DR0-3, DR6 and DR7 as guest MOVs would read them now.
 
         Each read runs on a scratch copy of the rows that it can touch, so that none changes anything.
+
+        Raises:
+            PolicyFailed: a read makes the policy's table fail; the lane can still be used.
+
         """
         state, visits = self.state, self.visits
         self.state, self.visits = state.scratch(), _NO_U64

@@ -644,7 +644,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             for k in range(_FOUR):
                                 enabled = (physical[p, HOST_DR7] >> (_TWO * k)) & _THREE
                                 owner = physical[p, _OWNER_AT + k]
-                                if enabled != ZERO and owner != _HOST_OWNER:
+                                if enabled != ZERO and owner != _HOST_OWNER and owner != _NOBODY:
                                     leaks[LEAK_ARMED_IN_HOST, k, owner] += ONE
                         else:
                             counts[HOST_BLIND] += ONE

@@ -14,7 +14,8 @@ context hooks); else the classes of kvm-default, with no port or device handled 
 goes on as the session is left; in the source at the next export, and not where DR7 stays enabled
 (2 VMWRITEs a session less). Emulation makes its checks in the processor's order.
 Not modelled, read in the source and untested: on VT-x a #DB while the guest's registers are loaded
-puts into DR6 what CPUM last saved: BD, BS and BT that the guest has cleared itself come back.
+puts into DR6 what CPUM last saved: BD, BS and BT that the guest has cleared itself come back. Not
+verified: that the host's DR7 comes back after a session that loaded nothing.
 """
 
 from enum import IntEnum

@@ -40,6 +40,10 @@ EVENT_FIELDS: Final[dict[Column, str]] = {
 }
 
 
+# What a column of a block is called in plain events.
+_PLAIN_NAMES: Final = {COLUMN_NAMES[column - 1]: name for column, name in EVENT_FIELDS.items()}
+
+
 class BadBlock(ValueError):
     """Events that break the contract, refused whole.
 
@@ -56,6 +60,10 @@ class BadBlock(ValueError):
         super().__init__(": ".join([*place, message]))
 
 
+class TooManyEvents(BadBlock):
+    """More events than a reader takes at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedBlock:
     """Events as they arrived; ``column_crcs`` is ``None`` if they came in plain form."""
@@ -63,6 +71,11 @@ class DecodedBlock:
     first_event: int
     events: EventColumns
     column_crcs: tuple[int, ...] | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the events came in plain form."""
+        return self.column_crcs is None
 
 
 class ColumnCrcs:
@@ -119,14 +132,14 @@ def encode_block(columns: EventColumns, first_event: int, crcs: ColumnCrcs) -> b
 
 
 def decode_request(
-    data: bytes, declared: Sequence[Column]
+    data: bytes, declared: Sequence[Column], most_events: int | None = None
 ) -> hypervisor_pb2.StreamEventsRequest | DecodedBlock:
     """Return the events that ``data`` carries, or the message if it carries none.
 
     ``declared`` are the columns of the session and of the result, ``kinds`` among them. The arrays
-    may be read-only.
+    may be read-only. Plain events, which take long to decode, are only looked at up to ``most_events``.
 
-    Raises: BadBlock.
+    Raises: BadBlock; TooManyEvents.
     """
     plain = _decode_plain(data, declared)
     if plain is not None:
@@ -140,9 +153,18 @@ def decode_request(
         case "block":
             return _decode_block(request.block, declared)
         case "events":
+            count = len(request.events.events)
+            if most_events is not None and count > most_events:
+                message = f"{count} events, but a block has at most {most_events}"
+                raise TooManyEvents(message, field="events.events")
             return _decode_list(request.events, declared)
         case _:
             return request
+
+
+def plain_field(path: str) -> str:
+    """Return where plain events have what a block has at ``path``, e.g. ``block.args``."""
+    return f"events.events.{_PLAIN_NAMES.get(path.removeprefix('block.'), 'kind')}"
 
 
 # The twin: blocks that are written plainly.

@@ -3,12 +3,13 @@
 Nothing is imported at the top that a help text does not need.
 
 Exit codes: 0 ran; 1 a check failed; 2 bad input, or nothing to connect to or listen on; 3 started and
-could not finish; 70 a bug of ours; 130 and 143 interrupted or terminated.
+could not finish; 70 a bug of ours; 128 + n ended by signal n (130 interrupted, 143 terminated).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 
@@ -22,7 +23,7 @@ BAD_INPUT = 2
 NOT_FINISHED = 3
 OUR_BUG = 70
 INTERRUPTED = 130
-TERMINATED = 143
+PACKAGE = "exitlab"
 TRACEBACK_VARIABLE = "EXITLAB_TRACEBACK"
 _DEFAULT_COLUMNS = 80
 
@@ -48,35 +49,96 @@ class Parser(argparse.ArgumentParser):
         """Print one line and exit with BAD_INPUT."""
         self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exit; a help text that nobody reads to its end is no error, one that cannot be written is."""
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            drop_output()
+        except OSError as error:
+            drop_output()
+            status, message = NOT_FINISHED, f"{self.prog}: {error}\n"
+        super().exit(status, message)
 
-def _drop_output() -> None:
+
+class ShowVersion(argparse.Action):
+    """The option ``--version``: prints the program's name and its package's version."""
+
+    def __init__(self, option_strings: list[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **{**settings, "help": "print the version and exit"})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_given: object) -> None:
+        """Print one line and exit."""
+        from importlib import metadata  # noqa: PLC0415  (slow, and only this option needs it)
+
+        try:
+            version = metadata.version(PACKAGE)
+        except metadata.PackageNotFoundError:
+            version = "of an unknown version: it runs without being installed"
+        parser._print_message(f"{parser.prog} {version}\n", sys.stdout)  # as argparse's own does
+        parser.exit()
+
+
+def tell(program: str, message: object) -> None:
+    """Print one line on standard error; a reader that is gone changes nothing of how the command exits."""
+    try:  # noqa: SIM105  (contextlib costs a help text more time than these lines)
+        print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
+    except OSError:
+        pass
+
+
+def write_output(text: str) -> None:
+    """Write to standard output; a reader that has had enough ends the output, not the command."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+
+
+def drop_output() -> None:
     """Let what is left of standard output go nowhere; Python would complain when it flushes at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_standard_streams() -> None:
+    """Open what was closed: else the next files and sockets take the numbers of the standard streams."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open to the end)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
 
 
 def run_command(
     program: str, command: Callable[[argparse.Namespace], int], options: argparse.Namespace
 ) -> int:
     """Run a command and return its exit code; what it did not foresee is told as a bug of ours."""
+    _open_standard_streams()
     try:
         code = command(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_output()
+        drop_output()
         return 0  # whoever read our output has had enough
     except OSError as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"{program}: {error}", file=sys.stderr)
-        _drop_output()
+        tell(program, error)
+        drop_output()
         return NOT_FINISHED
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        told = " ".join(str(error).split())
-        print(f"{program}: a bug of ours: {type(error).__name__}: {told}", file=sys.stderr)
-        print(f"{program}: set {TRACEBACK_VARIABLE}=1 to see where", file=sys.stderr)
+        tell(program, f"a bug of ours: {type(error).__name__}: {error}")
+        tell(program, f"set {TRACEBACK_VARIABLE}=1 to see where")
         return OUR_BUG
     return code

@@ -234,6 +234,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool is_held = false; /* what MOV SS has held takes part */
         bool enters_nested = false;
         bool is_clustered = false;
+        bool is_undone = false; /* a debugger's general detect left the access undone */
         u64 exit_class = K_LIGHT;
         u64 stop = 0; /* the exception that the host's debugger is told of */
         u64 stop_dr6 = 0;
@@ -244,6 +245,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool is_fetch = kind == K_FETCH && arg != END_OF_FETCH;
         bool is_io = kind >= K_IN && kind <= K_OUTS;
         u64 taint = 0; /* bits that an emulated write left different */
+        u64 kept_gd = 0; /* what a debug exception of this event should have cleared */
+        u64 kept_dr6 = 0; /* what one that should not have come has set */
         bool is_exit = false;
         if (clusters && vcpu[v][CLUSTER] != 0) {
             bool is_near = gap_cycles[i] <= lane[CLUSTER_GAP] && vcpu[v][RUNG] != 0;
@@ -258,14 +261,15 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool is_reexecuted = false;
         bool peeks = false; /* a look into the table, with nothing done */
         u64 source = K_LIVE;
-        u64 at, difference, hits, key;
+        bool is_here;
+        u64 at, difference, dr7, hits, key;
         while (step != K_DONE) {
             u64 moment = K_NO_MOMENT;
             bool climbs = false;
             u64 c = subject; /* the vCPU whose moment it is */
             u64 p = 0; /* the physical CPU that it is on */
             bool is_hazard, is_refused, is_set, owns;
-            u64 condition, dr6, dr7, owner, written;
+            u64 condition, dr6, owner, written;
             if (step == K_ENTER) {
                 u64 rung = vcpu[v][RUNG];
                 u64 home = vcpu[v][HOME];
@@ -294,13 +298,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     climbs = true;
                     moment = K_LEAVE_GUEST + vcpu[subject][RUNG];
                 } else {
-                    bool is_here = vcpu[subject][RESIDENT_ON] == (p + 1) && vcpu[subject][RUNG] != 0;
+                    is_here = vcpu[subject][RESIDENT_ON] == (p + 1) && vcpu[subject][RUNG] != 0;
                     if (physical[p][HOST_ACTIVE] != 0 && is_here) {
                         if (physical[p][HARDWARE_DR7] == physical[p][HOST_DR7]) {
                             for (u64 k = 0; k < 4; k++) {
                                 u64 enabled = (physical[p][HOST_DR7] >> (2 * k)) & 3;
                                 owner = physical[p][K_OWNER_AT + k];
-                                if (enabled != 0 && owner != K_HOST_OWNER) {
+                                if (enabled != 0 && owner != K_HOST_OWNER && owner != K_NOBODY) {
                                     leaks[LEAK_ARMED_IN_HOST][k][owner] += 1;
                                 }
                             }
@@ -376,6 +380,10 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             bool gd = (physical[p][HARDWARE_DR7] & DR7_GD) != 0;
                             condition = (is_undefined ? 1 : 0) | (is_unprivileged ? 2 : 0) | (gd ? 4 : 0);
                             check = (lane[CHECK_ORDER] >> (2 * condition)) & 3;
+                            bool is_early = check == FAULT_GD && (is_undefined || is_unprivileged);
+                            if (is_early && ((declares >> (K_R_CHECK_ORDER - 1)) & 1) != 0) {
+                                rule = K_R_CHECK_ORDER;
+                            }
                             if (check == FAULT_GD && (host_control & USES_HW) != 0) {
                                 /* It is the debugger's general detect; the access is left undone. */
                                 stop = 1;
@@ -386,6 +394,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                                 stop_dr7 = physical[p][HARDWARE_DR7];
                                 handler = K_NO_MOMENT;
                                 is_tail = false;
+                                is_undone = true;
                             } else if (check == FAULT_GD && (nested_control & WANTS_DB) != 0 && !is_svm) {
                                 story = K_STORY_VMEXIT;
                                 cause = DR6_BD;
@@ -500,7 +509,12 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         is_tail = false;
                     }
                 } else if (group == K_NESTED_GROUP) {
-                    if ((refuses & K_REFUSES_NESTING) != 0) {
+                    is_refused = (refuses & K_REFUSES_NESTING) != 0;
+                    if (kind == K_VMRUN && (quirks & K_Q_NESTED_NEEDS_CONTROLS) != 0) {
+                        u64 needed = LOADS_CONTROLS | SAVES_CONTROLS;
+                        is_refused = is_refused || (vcpu[v][NESTED] == 0 && (value & needed) != needed);
+                    }
+                    if (is_refused) {
                         counts[REFUSED] += 1;
                     } else if (kind == K_VMRUN) {
                         is_exit = true;
@@ -596,7 +610,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (vector != K_NO_VECTOR) {
                     step = K_DELIVER;
                     bool is_taken = vector < 32 && ((lane[INTERCEPTED] >> vector) & 1) != 0;
-                    bool is_native_int1 = kind == K_INT1 && is_svm; /* no intercept of #DB covers it */
+                    /* No intercept of #DB covers INT1 on SVM, unless something held comes with it (assumed).
+                            */
+                    bool is_native_int1 = kind == K_INT1 && is_svm && !is_held;
                     bool leaves = vector == 1 && (nested_control & WANTS_DB) != 0 && !is_native_int1;
                     bool is_told = vector == 1 && takes_db && !is_native_int1;
                     is_told = is_told || (vector == 3 && (host_control & USES_SW) != 0);
@@ -606,6 +622,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     if (is_told) {
                         story = K_NOTHING;
                         stop = vector;
+                        is_undone = fault == FAULT_GD;
                         if (vector == 1 && is_outside) {
                             stop_dr6 = DR6_RESET | cause; /* DR7 is not filled in */
                         } else if (vector == 1 && (quirks & K_Q_STOP_UNWRITTEN) == 0) {
@@ -614,15 +631,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                                 stop_dr6 &= ~DR6_RTM;
                             }
                             stop_dr7 = physical[p][HARDWARE_DR7];
+                            if (is_svm) {
+                                stop_dr7 &= ~DR7_GD; /* cleared before the intercept */
+                            }
                         }
                         if (is_outside && exit_class == K_HEAVY) {
                             stop = 0; /* an exit that goes to user space anyhow loses the step */
                         } else if (is_outside) {
-                            key = vcpu[v][PENDING_KEY];
-                            vcpu[v][K_EXITS_BY_CLASS_AT + exit_class] -= 1;
-                            vcpu[v][K_EXITS_BY_CLASS_AT + K_HEAVY] += 1;
-                            vcpu[v][PENDING_KEY] = (key & ~K_CLASS_OF_KEY) | (K_HEAVY << K_KEY_CLASS);
-                            event_key = (event_key & ~K_CLASS_OF_KEY) | (K_HEAVY << K_KEY_CLASS);
                             handler = K_NO_MOMENT;
                             target = K_HEAVY;
                             step = K_CLIMB;
@@ -637,22 +652,38 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             story = K_STORY_VMEXIT;
                         }
                         if (is_taken && (is_svm || !leaves)) {
-                            moment = K_DB_EXIT;
+                            /* What is to be injected ends the inner run loop. */
+                            handler = K_DB_EXIT;
+                            target = K_LIGHT;
+                            step = K_CLIMB;
                         } else if (leaves && is_svm) {
-                            vcpu[v][FIELD_DR6] = dr6_after_db(vcpu[v][FIELD_DR6], cause);
+                            vcpu[v][FIELD_DR6] = dr6_after_db(vcpu[v][SHADOW_DR6], cause);
+                            vcpu[v][FIELD_DR7] &= ~DR7_GD;
                             vcpu[v][SHADOW_DR6] = vcpu[v][FIELD_DR6];
                         } else if (!leaves) {
                             raising = cause;
                             story = K_NOTHING;
                             step = K_ENTER;
                         }
-                    } else if (vector == 1 && !is_kept && (is_svm || !(is_taken || leaves))) {
+                    }
+                    if (is_outside && step == K_CLIMB && exit_class < target && !is_clustered) {
+                        /* The exit went further than its reason says. */
+                        key = vcpu[v][PENDING_KEY];
+                        vcpu[v][K_EXITS_BY_CLASS_AT + exit_class] -= 1;
+                        vcpu[v][K_EXITS_BY_CLASS_AT + target] += 1;
+                        vcpu[v][PENDING_KEY] = (key & ~K_CLASS_OF_KEY) | (target << K_KEY_CLASS);
+                        event_key = (event_key & ~K_CLASS_OF_KEY) | (target << K_KEY_CLASS);
+                        exit_class = target;
+                    }
+                    bool is_native = !(is_told || is_outside || is_kept || is_native_int1);
+                    if (vector == 1 && is_native && (is_svm || !(is_taken || leaves))) {
                         /* The processor itself updates DR6 and clears GD; a VMX #DB exit does not. */
                         physical[p][HARDWARE_DR6] = dr6_after_db(physical[p][HARDWARE_DR6], cause);
                         physical[p][HARDWARE_DR7] &= ~DR7_GD;
                         bool shadow_has_gd = (vcpu[v][SHADOW_DR7] & DR7_GD) != 0;
                         if (!is_taken && vcpu[v][ARMED] != 0 && shadow_has_gd) {
                             if (((declares >> (K_R_SHADOW_KEEPS_GD - 1)) & 1) != 0) {
+                                kept_gd = DR7_GD;
                                 vcpu[v][DECLARED_DR7] |= DR7_GD;
                                 vcpu[v][DECLARED_RULE] = K_R_SHADOW_KEEPS_GD;
                             }
@@ -707,8 +738,16 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 step = K_DONE;
                 if (is_io && (quirks & K_Q_MATCHES_IO) != 0 && is_computed && !takes_db) {
                     if (vcpu[v][HAS_DE] != 0 && arg != 0 && story == K_NOTHING) {
-                        hits = matching_slots(ACCESS_IO, selector, arg, vcpu[v][SHADOW], vcpu[v][SHADOW + 1],
-                                vcpu[v][SHADOW + 2], vcpu[v][SHADOW + 3], vcpu[v][SHADOW_DR7]);
+                        /* Against the registers of a guest that has them itself, else against the shadow. */
+                        p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
+                        bool is_saved = lane[RUNG_OF_SAVING] != 0 && vcpu[v][RUNG] >= lane[RUNG_OF_SAVING];
+                        if (vcpu[v][ARMED] != 0 || is_saved) {
+                            hits = matching_slots(ACCESS_IO, selector, arg, vcpu[v][SHADOW], vcpu[v][SHADOW +
+                                    1], vcpu[v][SHADOW + 2], vcpu[v][SHADOW + 3], vcpu[v][SHADOW_DR7]);
+                        } else {
+                            hits = matching_slots(ACCESS_IO, selector, arg, physical[p][0], physical[p][1],
+                                    physical[p][2], physical[p][3], vcpu[v][FIELD_DR7]);
+                        }
                         if ((hits & 15) != 0) {
                             cause = hits >> 4;
                             story = K_STORY_DB_TRAP;
@@ -727,20 +766,14 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[v][NESTED_DR7] = entered_dr7;
                     if (is_svm || (value & LOADS_CONTROLS) != 0) {
                         vcpu[v][SHADOW_DR7] = entered_dr7;
-                    } else if ((quirks & K_Q_NESTED_CONTROLS_ALWAYS) != 0) {
-                        if (((declares >> (K_R_NESTED_CONTROLS - 1)) & 1) != 0) {
-                            vcpu[v][DECLARED_DR7] |= vcpu[v][TRUE_DR7] ^ entered_dr7;
-                            vcpu[v][DECLARED_RULE] = K_R_NESTED_CONTROLS;
-                        }
-                        vcpu[v][SHADOW_DR7] = entered_dr7;
+                        control = K_CONTROL_NESTED;
+                        moment = K_CONTROL_CHANGED;
                     }
                     if (is_svm) {
                         u64 entered_dr6 = vcpu[v][K_STAGED_AT + 4] & LOW_32;
                         vcpu[v][SHADOW_DR6] = canonical_dr6(entered_dr6, writable_dr6);
                         vcpu[v][FIELD_DR6] = vcpu[v][SHADOW_DR6];
                     }
-                    control = K_CONTROL_NESTED;
-                    moment = K_CONTROL_CHANGED;
                 } else if (is_exception(story) || story == K_STORY_VMEXIT || story == K_STORY_REGISTERS) {
                     step = K_SHOW;
                     source = K_LIVE;
@@ -767,7 +800,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     dr6 = is_svm ? vcpu[v][FIELD_DR6] : physical[p][HARDWARE_DR6];
                 }
                 dr7 = is_inside ? physical[p][HARDWARE_DR7] : canonical_dr7(vcpu[v][FIELD_DR7]);
-                if (source == K_SHADOW_AS_IS) {
+                if (story == K_STORY_VMEXIT && vcpu[v][DEBUGGER] != K_OWNS_BREAKPOINTS) {
+                    dr6 = canonical_dr6(dr6, writable_dr6);
+                } else if (source == K_SHADOW_AS_IS) {
                     dr7 = vcpu[v][SHADOW_DR7];
                 } else {
                     dr6 = canonical_dr6(dr6, writable_dr6);
@@ -789,20 +824,12 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             } else if (step == K_LEAVE_NESTED) {
                 step = K_DONE;
                 p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
-                bool is_saved = is_svm || (vcpu[v][NESTED_CONTROL] & SAVES_CONTROLS) != 0;
-                if (!is_saved && (quirks & K_Q_NESTED_CONTROLS_ALWAYS) != 0) {
-                    is_saved = true;
-                    if (((declares >> (K_R_NESTED_CONTROLS - 1)) & 1) != 0) {
-                        rule = K_R_NESTED_CONTROLS;
-                    }
-                }
-                if (is_saved) {
+                if (is_svm || (vcpu[v][NESTED_CONTROL] & SAVES_CONTROLS) != 0) {
                     vcpu[v][NESTED_DR7] = seen >> 32;
                 }
                 seen = ((is_svm ? seen : cause) & LOW_32) | (vcpu[v][NESTED_DR7] << 32);
                 vcpu[v][NESTED] = 0;
                 vcpu[v][SHADOW_DR7] = DR7_RESET;
-                vcpu[v][DECLARED_DR7] = 0;
                 control = K_CONTROL_NESTED;
                 moment = K_CONTROL_CHANGED;
             } else if (step == K_CLUSTER) {
@@ -1101,6 +1128,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         }
                     } else if (((vcpu[c][SHADOW_DR7] | vcpu[c][FIELD_DR7]) & DR7_GD) != 0) {
                         if (((declares >> (K_R_DB_KEEPS_GD - 1)) & 1) != 0) {
+                            kept_gd = DR7_GD;
                             vcpu[c][DECLARED_DR7] |= DR7_GD;
                             vcpu[c][DECLARED_RULE] = K_R_DB_KEEPS_GD;
                         }
@@ -1205,6 +1233,10 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         } else {
                             vcpu[c][K_EFFECTIVE_AT + k] = vcpu[c][K_SHADOW_AT + k];
                         }
+                    }
+                    if (merges) {
+                        /* The guest's general detect is emulated then. */
+                        dr7 = (dr7 & ~DR7_GD) | (vcpu[c][DEBUGGER_DR7] & DR7_GD);
                     }
                     vcpu[c][EFFECTIVE_DR7] = (owns && !merges) ? vcpu[c][DEBUGGER_DR7] : dr7;
                     if ((mask & K_A_SAVE_DR0_3) != 0) { /* what was stale is now the shadow */
@@ -1451,7 +1483,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         /* What the guest saw, against the reference. */
         u64 undefined = true_undefined[i];
         if (story != true_story || (story != K_NOTHING && ((seen ^ true_value) & ~undefined) != 0)) {
-            if (rule == 0 && is_io && true_story == K_STORY_DB_TRAP) {
+            if (rule == 0 && is_io && (true_story == K_STORY_DB_TRAP || true_story == K_STORY_VMEXIT)) {
                 if (((declares >> (K_R_IO_BREAKPOINT - 1)) & 1) != 0) {
                     rule = K_R_IO_BREAKPOINT;
                 }
@@ -1462,8 +1494,10 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
             }
             bool is_declared = rule != 0;
-            bool is_matched = group == K_MATCH || group == K_SOFTWARE || is_held || true_story ==
-                    K_STORY_DB_TRAP;
+            bool is_trap = story == K_STORY_DB_TRAP || true_story == K_STORY_DB_TRAP;
+            is_trap = is_trap || story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT;
+            bool is_overtaken = true_story == K_STORY_DB_FAULT && (true_value & 15 & ~undefined) != 0;
+            bool is_matched = group == K_MATCH || group == K_SOFTWARE || is_held || is_trap || is_overtaken;
             if (!is_declared && is_matched) {
                 /* Slots that may match otherwise: stale, or with an address or a condition declared. */
                 u64 slots = vcpu[v][STALE_SLOTS];
@@ -1473,9 +1507,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         slots |= 1ull << k;
                     }
                 }
-                hits = story != K_NOTHING ? seen : true_value;
+                is_here = story == K_STORY_DB_FAULT || story == K_STORY_DB_TRAP;
+                hits = (is_here || story == K_STORY_VMEXIT) ? seen : true_value;
                 if (story == true_story) {
                     hits = seen ^ true_value;
+                    if (kind == K_INT1 && slots != 0) {
+                        hits = 0; /* what it brings along replaces all four bits */
+                    }
                 }
                 u64 enables = (seen | true_value) >> 32;
                 for (u64 k = 0; k < 4; k++) {
@@ -1496,6 +1534,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             }
             if (!is_declared && story == true_story) {
                 u64 allowed = vcpu[v][DECLARED_DR6] | (vcpu[v][DECLARED_DR7] << 32);
+                if (taint != 0 && slot >= 4) { /* by this very access */
+                    allowed |= (taint & LOW_32) << (32 * (slot - 4));
+                }
                 if (story == K_STORY_READ) {
                     allowed = vcpu[v][K_DECLARED_AT + slot];
                 } else if (story == K_STORY_REGISTERS) {
@@ -1515,7 +1556,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
             }
             if (!is_declared && group == K_DR && (vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
-                if (story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT) {
+                bool is_gd = story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT || is_undone;
+                if (is_gd || story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT) {
                     rule = vcpu[v][DECLARED_RULE];
                     is_declared = rule != 0;
                 }
@@ -1525,22 +1567,46 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (declared[rule - 1][1] == 0) {
                     declared[rule - 1][1] = first_event + i + 1;
                 }
-                u64 lane_raised = is_exception(story);
-                u64 true_raised = is_exception(true_story);
-                if (story == true_story && lane_raised) {
+                bool is_here_undone = is_exception(story) && story != K_STORY_DB_TRAP;
+                bool is_there_undone = is_exception(true_story) && true_story != K_STORY_DB_TRAP;
+                if (story == true_story && is_exception(story)) {
                     difference = (seen ^ true_value) & ~undefined;
                     vcpu[v][DECLARED_DR6] |= difference & LOW_32;
                     vcpu[v][DECLARED_DR7] |= difference >> 32;
                     vcpu[v][DECLARED_RULE] = rule;
                 }
+                if ((story == K_STORY_VMEXIT) != (true_story == K_STORY_VMEXIT)) {
+                    /* The stream goes on where the architecture is: the lane is brought there. */
+                    bool is_left = true_story == K_STORY_VMEXIT;
+                    vcpu[v][NESTED] = is_left ? 0 : 1;
+                    dr7 = is_left ? DR7_RESET : vcpu[v][TRUE_DR7];
+                    vcpu[v][SHADOW_DR7] = dr7;
+                    if (vcpu[v][DEBUGGER] != K_OWNS_BREAKPOINTS) {
+                        vcpu[v][EFFECTIVE_DR7] = dr7;
+                        vcpu[v][FIELD_DR7] = dr7;
+                        vcpu[v][BELIEF] = (dr7 & DR7_ENABLES) != 0 ? 1 : 0;
+                        if (vcpu[v][RUNG] == 0) {
+                            physical[vcpu[v][RESIDENT_ON] - 1][HARDWARE_DR7] = dr7;
+                        }
+                    }
+                }
+                if (is_svm && (story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT)) {
+                    vcpu[v][DECLARED_DR6] |= DR6_CAUSES | DR6_RTM;
+                    vcpu[v][DECLARED_RULE] = rule;
+                }
                 if (story != true_story) {
                     bool is_debug = story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT;
                     if (is_debug || story == K_STORY_DB_TRAP || true_story == K_STORY_DB_TRAP) {
+                        kept_dr6 = DR6_CAUSES | DR6_RTM;
                         vcpu[v][DECLARED_DR6] |= DR6_CAUSES | DR6_RTM;
                         vcpu[v][DECLARED_DR7] |= DR7_GD;
                         vcpu[v][DECLARED_RULE] = rule;
                     }
-                    if (is_write && lane_raised != true_raised) {
+                    if (is_here_undone != is_there_undone) {
+                        vcpu[v][HELD] = 0;
+                        vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
+                    }
+                    if (is_write && is_here_undone != is_there_undone) {
                         vcpu[v][K_DECLARED_AT + slot] = ~0ull;
                         vcpu[v][DECLARED_RULE] = rule;
                     }
@@ -1585,6 +1651,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         }
         if (true_story == K_STORY_VMEXIT) {
             vcpu[v][TRUE_DR7] = DR7_RESET;
+            vcpu[v][DECLARED_DR7] = 0;
             if (is_svm) {
                 vcpu[v][TRUE_DR6] = true_value & LOW_32;
                 vcpu[v][TRUE_UNDEFINED] = undefined;
@@ -1602,12 +1669,20 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             vcpu[v][TRUE_DR7] = true_value >> 32;
             vcpu[v][TRUE_UNDEFINED] = undefined;
         }
+        if (kind == K_VMRUN) {
+            for (u64 k = 0; k < 6; k++) {
+                vcpu[v][K_STAGED_AT + k] = 0;
+            }
+        }
         bool is_written = is_write && (mark & K_NOT_RETIRED) == 0;
         if (is_written && (mark & K_RETIRED) == 0 && takes_db) {
             /* General detect that the debugger takes leaves the access undone. */
             u64 tested = (host_control & USES_HW) != 0 ? vcpu[v][DEBUGGER_DR7] : vcpu[v][TRUE_DR7];
             bool is_mine = (host_control & USES_HW) != 0 || is_svm;
             is_written = !is_mine || (tested & DR7_GD) == 0;
+            if (!is_written && !is_undone && (vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
+                vcpu[v][K_DECLARED_AT + slot] = ~0ull; /* a general detect that is missing let it happen */
+            }
         }
         if (is_written && (true_story == K_NOTHING || true_story == K_STORY_DB_TRAP)) {
             if (true_story == K_NOTHING) {
@@ -1618,15 +1693,20 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             if (slot == 4 && true_story == K_NOTHING) {
                 vcpu[v][TRUE_UNDEFINED] = 0;
             }
-            if (!is_exception(story)) {
-                vcpu[v][K_DECLARED_AT + slot] = 0;
+            if (is_undone) {
+                if ((vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
+                    vcpu[v][K_DECLARED_AT + slot] = ~0ull; /* a general detect that is none took it */
+                }
+            } else if (!is_exception(story) || story == K_STORY_DB_TRAP) {
+                u64 kept = slot == 5 ? kept_gd : 0;
+                vcpu[v][K_DECLARED_AT + slot] = slot == 4 ? kept_dr6 : kept;
                 if (slot < 4) {
                     vcpu[v][STALE_SLOTS] &= ~(1ull << slot);
                 }
                 if (taint != 0) {
                     u64 masks_rule = rule != 0 ? rule : K_R_EMULATED_MASKS;
                     if (((declares >> (masks_rule - 1)) & 1) != 0) {
-                        vcpu[v][K_DECLARED_AT + slot] = taint;
+                        vcpu[v][K_DECLARED_AT + slot] |= taint;
                         vcpu[v][DECLARED_RULE] = masks_rule;
                     }
                 }

@@ -1,6 +1,7 @@
 """Plain events mean the same as columns, and the digests do not depend on how a stream was cut."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exitlab.blocks import EVENT_FIELDS, BadBlock, ColumnCrcs, DecodedBlock, decode_request, encode_block
+from exitlab.blocks import (
+    EVENT_FIELDS,
+    BadBlock,
+    ColumnCrcs,
+    DecodedBlock,
+    decode_request,
+    encode_block,
+    plain_field,
+)
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, Column, EventColumns
 from exitlab.v1 import events_pb2, hypervisor_pb2
 
@@ -56,6 +65,30 @@ def test_plain_events_carry_no_digests() -> None:
     assert isinstance(decoded, DecodedBlock)
     assert decoded.column_crcs is None
     assert rows_of(decoded.events) == {name: [] for name in COLUMN_NAMES}
+
+
+@pytest.mark.parametrize("column", list(Column))
+def test_each_column_has_its_field_in_plain_events(column: Column) -> None:
+    """What is said of a block's column can be said of plain events, by a path that is there."""
+    *path, name = plain_field(f"block.{COLUMN_NAMES[column - 1]}").split(".")
+    assert path == ["events", "events"]
+    assert name in events_pb2.Event.DESCRIPTOR.fields_by_name
+    assert name == EVENT_FIELDS.get(column, "kind")
+
+
+def test_no_events_in_either_form() -> None:
+    """A block of no events is decoded like any other, and so are plain events that are none."""
+    declared = (Column.KINDS, Column.ARGS, Column.VALUES)
+    nothing = EventColumns(*(np.zeros(0, COLUMN_DTYPES[column]) for column in (Column.KINDS, Column.ARGS)))
+    nothing = replace(nothing, values=np.zeros(0, COLUMN_DTYPES[Column.VALUES]))
+    crcs = ColumnCrcs(declared, (1, 2, 3))
+    block = decode_request(encode_block(nothing, 7, crcs), declared)
+    plain = decode_request(plain_request(nothing, 7).SerializeToString(), declared)
+    for decoded, digests in ((block, (1, 2, 3)), (plain, None)):
+        assert isinstance(decoded, DecodedBlock)
+        assert (decoded.first_event, len(decoded.events), decoded.column_crcs) == (7, 0, digests)
+        assert decoded.events.declared == declared
+        assert decoded.is_plain == (digests is None)
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, U64])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exitlab.blocks import BadBlock, ColumnCrcs, decode_request, encode_block
+from exitlab.blocks import BadBlock, ColumnCrcs, TooManyEvents, decode_request, encode_block
 from exitlab.events import COLUMN_NAMES, Column, EventColumns
 from exitlab.v1 import events_pb2, hypervisor_pb2
 
@@ -214,3 +214,15 @@ def test_plain_events_out_of_range_are_refused(
         decode_request(events.SerializeToString(), declared)
     assert (refusal.value.field, refusal.value.event) == (f"events.events.{name}", FIRST_EVENT + 1)
     assert str(bad[name]) in str(refusal.value)
+
+
+def test_too_many_plain_events_are_not_looked_at() -> None:
+    """Above what a reader takes, the number alone refuses them, whatever is in them."""
+    events = [events_pb2.Event() for _ in range(4)]
+    data = hypervisor_pb2.StreamEventsRequest(events=events_pb2.EventList(events=events)).SerializeToString()
+    with pytest.raises(TooManyEvents) as refused:
+        decode_request(data, DECLARED, most_events=3)
+    assert (refused.value.field, refused.value.event) == ("events.events", None)
+    assert refused.value.message == "4 events, but a block has at most 3"
+    with pytest.raises(BadBlock, match="is no event kind"):
+        decode_request(data, DECLARED, most_events=4)

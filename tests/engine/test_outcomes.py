@@ -210,6 +210,27 @@ def test_numbers_of_decisions(vendor: int) -> None:
     assert min(known.values()) > 20
 
 
+def test_a_new_stream_is_told_decisions_anew() -> None:
+    """Each stream learns each decision once, when it first occurs there; its number stays the same."""
+
+    def told(*rows: Row) -> list[list[int]]:
+        parts = engine.feed(stream(rows), DECISIONS)
+        return [[one.number for one in part.new_decisions] for part in parts if part.lane < 2]
+
+    engine = engine_of("kvm-3.14", "ignore")
+    assert told(cpuid(), get_dr(0)) == [[0, 1], [0, 1]]
+    digest = engine.state_digest()
+    for _ in range(2):
+        engine.start_stream()
+        assert engine.state_digest() == digest
+        assert told() == []
+        assert told(get_dr(1)) == [[1], [1]]
+        assert told(get_dr(1), cpuid()) == [[0], [0]]
+        assert told(get_dr(1), cpuid()) == [[], []]
+        digest = engine.state_digest()
+    assert told(wrmsr(TSC_DEADLINE)) == [[2], [2]]
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_parts_by_level(level: int) -> None:
     """A level answers with its own columns for every event, and the last part says that it is the last."""

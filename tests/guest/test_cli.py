@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ import pytest
 
 import guest_svc
 from exitlab import command_line
+from exitlab.v1 import report_pb2
 from guest_svc import cli, embedded
 from guest_svc.cli import main, parse_assignments
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import BadInput
+from guest_svc.stream import Hypervisor
 from guest_svc.vectors import SHIPPED
 
 SCHEMA = json.loads(Path(guest_svc.__file__).with_name("schema").joinpath("compare.json").read_text("utf-8"))
 COMMAND = [sys.executable, "-m", "guest_svc"]
+FIGURES = [report_pb2.LaneFigures(prices="seed-2014")]
+# As users have it: what is printed is flushed late.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 SMALL = ["context-switch", "-p", "switches=200"]
 
 
@@ -236,6 +242,12 @@ def test_conform_counts_and_fails_by_its_exit_code(run: Any, tmp_path: Path) -> 
         (["replay", "idle"], "idle: a generated workload, not a recorded trace"),
         (["replay", "none.npz"], "none.npz: no such file"),
         (["replay", "/"], "/: a folder"),
+        (["replay", os.devnull], f"{os.devnull}: not a regular file"),
+        (["compare", "x" * 5000], "no workload 'xxx"),
+        (["compare", "/" + "x" * 5000], "xxx: File name too long"),
+        (["compare", "x" * 5000 + ".npz"], "xxx.npz: File name too long"),
+        (["conform", "x" * 5000], "xxx: File name too long"),
+        (["compare", "idle", "--policy", "\udcff"], "no policy is named '\\\\udcff'"),
         (["replay", "capture:debuger-6.1"], "did you mean capture:debugger-6.1"),
         (["conform", "none.json"], "none.json: No such file or directory"),
         (["conform", str(SHIPPED[0]), "none.json"], "none.json: No such file or directory"),
@@ -257,6 +269,38 @@ def test_a_foreign_file_is_no_trace(run: Any, tmp_path: Path) -> None:
     code, out, err = run("replay", str(path))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert str(path) in err
+
+
+def test_a_file_may_have_any_name(run: Any, tmp_path: Path) -> None:
+    """A name that is in no encoding, or longer than a session's label, is run and printed escaped."""
+    shipped = Path(guest_svc.__file__).with_name("captures") / "idle-shell.npz"
+    for name, shown in (("\udcff.npz", "\\udcff.npz"), ("\udcff" * 250 + ".npz", "\\udcff\\udcff")):
+        path = tmp_path / name
+        path.symlink_to(shipped)
+        code, out, err = run("replay", str(path), "--events", "10")
+        assert (code, err) == (0, "")
+        assert out.startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method", "answer", "said"),
+    [
+        (["run", "idle", "--events", "10"], "finish_session", report_pb2.Report(), "report cannot be used"),
+        (["run", "idle", "--events", "10"], "figures", [], "figures cannot be used"),
+        (["compare", "idle", "--events", "10"], "figures", FIGURES, "figures cannot be used"),
+        (["run", "idle"], "price_lists", {"seed-2014": report_pb2.PriceList()}, "seed-2014 has no clock"),
+        (["conform"], "finish_session", report_pb2.Report(), "report cannot be used"),
+    ],
+)
+def test_a_hypervisor_whose_answers_cannot_be_used_is_one_line_and_3(
+    run: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], method: str, answer: object, said: str
+) -> None:
+    """A hypervisor that does not keep the contract is no bug of ours."""
+    monkeypatch.setattr(Hypervisor, method, lambda *_: answer)
+    code, out, err = run(*arguments)
+    assert (code, out, err.count("\n")) == (command_line.NOT_FINISHED, "", 1)
+    assert err.startswith("guest-svc: the hypervisor's ")
+    assert said in err
 
 
 @pytest.mark.parametrize(
@@ -314,13 +358,73 @@ def test_a_bug_of_ours_is_70_with_a_hint(
         main(["run", "idle"])
 
 
-def test_a_reader_that_has_had_enough_is_no_error() -> None:
-    """A closed pipe ends the command in silence."""
-    process = subprocess.Popen([*COMMAND, "workloads"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+DIVERGES = ["-p", "switches=400", "-p", "vcpus=2", "-p", "physical_cpus=1", "--fail-on-divergence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["workloads"], 0, ""),
+        (["--help"], 0, ""),
+        (["run", "--help"], 0, ""),
+        (["--version"], 0, ""),
+        (["compare", "context-switch", *DIVERGES], 1, "guest-svc: diverged: ignore\n"),
+    ],
+)
+def test_a_reader_that_has_had_enough_changes_nothing(
+    address: str, arguments: list[str], code: int, said: str
+) -> None:
+    """A closed pipe ends the output, in silence; the exit code is the one that it would have been."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=BUFFERED | {cli.HYPERVISOR_VARIABLE: address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     process.stdout.close()
     _, err = process.communicate()
-    assert (process.returncode, err) == (0, b"")
+    assert (process.returncode, err) == (code, said)
+
+
+def test_a_refusal_that_nobody_reads_is_still_one() -> None:
+    """With standard error closed at the other end, bad input ends with 2 all the same."""
+    arguments = [*COMMAND, "run", "nope", "--hypervisor", "unix:/nobody"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait() == command_line.BAD_INPUT
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(address: str, closed: str) -> None:
+    """A command that is started without its standard streams runs, and opens nothing in their place."""
+    command = [*COMMAND, "run", "idle", "-p", "ticks=10", "--hypervisor", address]
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True, check=True
+    )
+    assert ran.stderr == ""
+    assert bool(ran.stdout) == (" >&-" not in f" {closed}")
+
+
+def test_the_version_is_the_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--version`` names the program and the version that is installed, if any is."""
+    assert version_line(capsys) == f"guest-svc {metadata.version('exitlab')}\n"
+    monkeypatch.setattr(command_line, "PACKAGE", "exitlab-which-nobody-installed")
+    assert version_line(capsys) == "guest-svc of an unknown version: it runs without being installed\n"
+
+
+def version_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what ``--version`` prints."""
+    with pytest.raises(SystemExit) as raised:
+        main(["--version"])
+    assert not raised.value.code
+    told = capsys.readouterr()
+    assert told.err == ""
+    return told.out
 
 
 # Tells that the stream is under way; it would go on for long.
@@ -336,16 +440,34 @@ EventStream.send = send_and_tell
 folder = []
 make = embedded._short_folder
 embedded._short_folder = lambda: folder.append(make()) or folder[0]
+start = embedded.subprocess.Popen
+def start_and_share(command, pass_fds, **settings):
+    return start(command, pass_fds=(*pass_fds, int(sys.argv[1])), **settings)
+embedded.subprocess.Popen = start_and_share
 sys.exit(cli.main(["compare", "context-switch", "-p", "switches=5000000"]))
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGINT, 128 + signal.SIGINT),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
 def test_a_signal_stops_the_private_hypervisor_too(number: signal.Signals, code: int) -> None:
-    """A command that is stopped says so by its exit code, and leaves no folder behind."""
+    """A command that is stopped says so by its exit code, and leaves no folder behind however it ends."""
+    until_both_ended, shared = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG_RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", LONG_RUN, str(shared)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=(shared,),
     )
+    os.close(shared)
     assert process.stdout is not None
     word, folder = process.stdout.readline().split()
     assert word == "sent"
@@ -353,7 +475,22 @@ def test_a_signal_stops_the_private_hypervisor_too(number: signal.Signals, code:
     process.send_signal(number)
     _, err = process.communicate()
     assert (process.returncode, err) == (code, "")
+    assert os.read(until_both_ended, 1) == b""
+    os.close(until_both_ended)
     assert not Path(folder).exists()
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """A command under nohup outlives its terminal."""
+    ignored = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        cli._command()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not ignored[signal.SIGTERM]
+    finally:
+        for number, handler in ignored.items():
+            signal.signal(number, handler)
 
 
 def test_without_an_address_a_private_hypervisor_is_started_and_stopped(
@@ -392,8 +529,9 @@ def test_assignments_need_a_key_and_a_sign(text: str) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """A help text starts without grpc, numpy, protobuf or the compiler."""
+    """A help text starts without grpc, numpy, protobuf, the compiler, or what only a version needs."""
+    heavy = {"grpc", "numpy", "google.protobuf", "numba", "typing", "importlib.metadata"}
     code = "import sys; from guest_svc import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
-    code += "print(sorted(set(sys.modules) & {'grpc', 'numpy', 'google.protobuf', 'numba', 'typing'}))"
+    code += f"print(sorted(set(sys.modules) & {heavy}))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"

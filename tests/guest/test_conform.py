@@ -58,6 +58,18 @@ def test_answers_are_kept_for_each_lane_and_the_reference() -> None:
     assert answers.reference(1) == [Answer(1, 9, undefined=2)]
     with pytest.raises(CouldNotFinish, match="outcomes of lane 0 do not go on at event 2"):
         answers.take(outcome_pb2.OutcomePart(first_event=3, lane=0))
+    with pytest.raises(CouldNotFinish, match="outcomes of lane 2 of 2"):
+        answers.take(outcome_pb2.OutcomePart(first_event=2, lane=2))
+
+
+def test_answers_must_be_there_for_every_lane() -> None:
+    """Where a lane's outcomes are missing, the run could not finish."""
+    answers = conform.Answers(1)
+    answers.take(outcome_pb2.OutcomePart(event_count=1, lane=0, stories=b"\x01", story_values=[7]))
+    with pytest.raises(CouldNotFinish, match="outcomes of lane 1: expected 1 events, got 0"):
+        answers.check(1)
+    answers.take(outcome_pb2.OutcomePart(event_count=1, lane=1, stories=b"\x01", story_values=[7]))
+    answers.check(1)
 
 
 VAGUE: dict[str, Any] = {
@@ -263,3 +275,18 @@ def test_a_vector_runs_on_its_vendor_only(hypervisor: Hypervisor, make: Any) -> 
     cases = conform.run_vectors(hypervisor, [make(NOP, vendor="svm"), make(NOP)], lanes).cases
     assert [case.vendor for case in cases] == ["svm", "vmx", "svm"]
     assert conform.run_vectors(hypervisor, [make(NOP, vendor="svm")], lanes[:1]).cases == []
+
+
+def test_a_hypervisor_that_leaves_outcomes_out_is_told(
+    hypervisor: Hypervisor, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane without its outcomes could not finish, whatever its report says."""
+    take = conform.Answers.take
+
+    def leave_out(answers: conform.Answers, part: outcome_pb2.OutcomePart) -> None:
+        if part.lane:
+            take(answers, part)
+
+    monkeypatch.setattr(conform.Answers, "take", leave_out)
+    with pytest.raises(CouldNotFinish, match=r"outcomes of lane 0: expected \d+ events, got 0"):
+        conform.run_vectors(hypervisor, [make(read_dr(7))], [("kvm-6.14", VMX)])

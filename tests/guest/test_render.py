@@ -13,8 +13,16 @@ import pytest
 import guest_svc
 from exitlab.v1 import policy_pb2, report_pb2
 from guest_svc import render
+from guest_svc.errors import CouldNotFinish
 from guest_svc.progress import bar
-from guest_svc.results import SourceFacts, compare_document, vendor_name, vendor_number
+from guest_svc.results import (
+    SourceFacts,
+    check_figures,
+    check_report,
+    compare_document,
+    vendor_name,
+    vendor_number,
+)
 
 VMX, SVM = policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM
 CLOCK_HERTZ = 1_000_000
@@ -257,6 +265,48 @@ def test_figures_of_two_price_lists_are_two_lanes_each() -> None:
     assert "dear (dear)" in render.text(made)
 
 
+def test_no_throughput_is_no_loss() -> None:
+    """A source without guest time leaves nothing to lose, and nothing to divide by."""
+    figures = copy.deepcopy(FIGURES)
+    for made in figures:
+        made.guest_cycles = 0
+    lanes = compare_document(FACTS, report(), figures, CLOCKS)["lanes"]
+    assert [lane["throughput_loss_against_ignore"] for lane in lanes] == [0.0] * 3
+
+
+LANES = [policy_pb2.Lane(policy_name=name, vendor=VMX) for name in ("dear", "ignore", "lazy")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda found: found.Clear(), "not those that were asked for: none"),
+        (lambda found: found.lanes.pop(), "not those that were asked for: dear, ignore$"),
+        (lambda found: found.lanes.reverse(), "not those that were asked for: lazy, ignore, dear"),
+        (lambda found: found.lanes[0].ClearField("vendor"), "not those that were asked for"),
+        (lambda found: found.ClearField("references"), "no reference that is known"),
+        (lambda found: found.references[0].ClearField("vendor"), "no reference that is known"),
+        (lambda found: found.lanes[1].vcpus.pop(), "not 2 vCPUs in every lane"),
+        (lambda found: found.lanes[2].ClearField("verdict"), "without a verdict"),
+    ],
+)
+def test_a_report_that_lacks_what_it_must_have_could_not_finish(spoil: Any, said: str) -> None:
+    """A hypervisor's broken promise is told as one, before anything is read from its report."""
+    found = report()
+    check_report(found, LANES, vcpus=2)
+    spoil(found)
+    with pytest.raises(CouldNotFinish, match=f"the hypervisor's report cannot be used: .*{said}"):
+        check_report(found, LANES, vcpus=2)
+
+
+@pytest.mark.parametrize("spoilt", [[], FIGURES[:2], FIGURES[::-1], [*FIGURES, *FIGURES]])
+def test_figures_must_be_those_of_the_lanes(spoilt: list[report_pb2.LaneFigures]) -> None:
+    """A lane without figures, or figures in another order, could not finish."""
+    assert check_figures(FIGURES, ["cheap"], 3) == FIGURES
+    with pytest.raises(CouldNotFinish, match="the hypervisor's figures cannot be used: expected 3 lanes"):
+        check_figures(spoilt, ["cheap"], 3)
+
+
 def test_lanes_are_listed_correct_first_then_by_overhead(document: dict[str, Any]) -> None:
     """A wrong policy comes last however cheap it is."""
     assert [lane["policy"] for lane in render.ordered(document["lanes"])] == ["lazy", "dear", "ignore"]
@@ -280,6 +330,50 @@ def test_text_says_what_ran_and_what_was_found(document: dict[str, Any]) -> None
         "lazy differs from the architecture only as it declares: RAW_READS (2 events).",
     ):
         assert said in text
+
+
+def without(document: dict[str, Any], *policies: str) -> dict[str, Any]:
+    """Return a document as it is when some lanes were not asked for."""
+    lanes = [lane for lane in copy.deepcopy(document["lanes"]) if lane["policy"] not in policies]
+    if "ignore" in policies:
+        for lane in lanes:
+            lane["throughput_loss_against_ignore"] = None
+    return document | {"lanes": lanes}
+
+
+def test_without_ignore_losses_are_against_the_cheapest(document: dict[str, Any]) -> None:
+    """Two policies are compared with each other; nothing is said of one that did not run."""
+    text = " ".join(render.text(without(document, "ignore")).split())
+    assert "ignore" not in text
+    assert "loss: of throughput against the cheapest shown; " in text
+    assert "overhead takes 18.5% of all cycles." in text  # 136 of 736
+    assert "throughput is 26.4% below that of lazy." in text  # 600 of 1,000 against 600 of 736
+    rows = [row.split() for row in render.lane_table(without(document, "ignore")).splitlines()]
+    assert [row[:4] for row in rows] == [
+        ["policy", "story", "loss", "DR"],
+        ["lazy", "as", "declared", "0.0%"],
+        ["dear", "same", "26.4%", "12"],
+    ]
+
+
+def test_a_policy_alone_loses_against_nobody(document: dict[str, Any]) -> None:
+    """One lane has its share of all cycles, also at two price lists, and no loss."""
+    alone = without(document, "ignore", "dear")
+    for shown in (alone, alone | {"lanes": [*alone["lanes"], alone["lanes"][0] | {"prices": "other"}]}):
+        text = render.text(shown)
+        assert "loss" not in text
+        assert "overhead takes 18.5% of all cycles." in " ".join(text.split())
+
+
+def test_the_bound_is_named_for_each_price_list() -> None:
+    """Which policy is the cheapest may differ between price lists."""
+    figures = [bill(0, mov_dr=1_000), bill(2, mov_dr=2_000), bill(0, mov_dr=9_000), bill(2, mov_dr=8_000)]
+    for made in figures[2:]:
+        made.prices = "dear"
+    made = compare_document(FACTS, report(), figures, {"cheap": 1, "dear": 1})
+    text = " ".join(render.text(made).split())
+    assert "below that of dear." in text
+    assert "below that of lazy." in text
 
 
 def test_detail_adds_exits_and_latency_by_reason(document: dict[str, Any]) -> None:

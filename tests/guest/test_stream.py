@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from exitlab.blocks import ColumnCrcs, DecodedBlock, decode_request
 from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
 from guest_svc import embedded
+from guest_svc import stream as stream_module
 from guest_svc.errors import BadInput, CouldNotFinish, NotConnected
 from guest_svc.stream import WINDOW_BLOCKS, EventStream, Hypervisor
 
@@ -38,17 +40,21 @@ class Keeper:
     """Keeps what arrives on a stream and answers each block through ``answer``."""
 
     limits: Limits = field(default_factory=lambda: Limits(max_block_events=100, max_window_events=1000))
-    answer: Callable[["Keeper", DecodedBlock], Iterator[Response]] | None = None
+    answer: Callable[["Keeper", DecodedBlock], Iterator[Response | bytes]] | None = None
+    opened: hypervisor_pb2.Opened = field(default_factory=lambda: hypervisor_pb2.Opened(epoch=3))
+    report: bytes | None = None
     blocks: list[DecodedBlock] = field(default_factory=list)
     confirmed: list[int] = field(default_factory=list)
     finished: list[hypervisor_pb2.FinishSessionRequest] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
+    may_end: threading.Event = field(default_factory=threading.Event)
     has_ended: threading.Event = field(default_factory=threading.Event)
     has_filled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         """Answer at once unless a test says otherwise."""
         self.may_answer.set()
+        self.may_end.set()
 
     def create_session(self, request: Any, context: Any) -> hypervisor_pb2.CreateSessionResponse:
         """Create the one session, or refuse a label that asks for it."""
@@ -63,9 +69,12 @@ class Keeper:
             for each in (info, detail):
                 status.details.add().Pack(each)
             context.abort_with_status(rpc_status.to_status(status))
+        if request.config.label == "refuse with garbage":
+            context.set_trailing_metadata((("grpc-status-details-bin", b"\xff"),))
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
         return hypervisor_pb2.CreateSessionResponse(session_id="s1", limits=self.limits)
 
-    def stream_events(self, requests: Iterator[bytes], context: Any) -> Iterator[Response]:
+    def stream_events(self, requests: Iterator[bytes], context: Any) -> Iterator[Response | bytes]:
         """Keep the blocks; hold the answers back until they may go."""
         del context
         arrived: list[DecodedBlock] = []
@@ -86,7 +95,8 @@ class Keeper:
                 self.confirmed.append(request.confirm.received_events)
             else:
                 assert request.open.session_id == "s1"
-                yield Response(opened=hypervisor_pb2.Opened(epoch=3))
+                yield Response(opened=self.opened)
+        self.may_end.wait(10)
         self.has_ended.set()
 
     def finish_session(self, request: Any, context: Any) -> hypervisor_pb2.FinishSessionResponse:
@@ -94,13 +104,13 @@ class Keeper:
         del context
         self.finished.append(request)
         stored = report_pb2.Report(events=request.event_count).SerializeToString()
-        return hypervisor_pb2.FinishSessionResponse(report=stored)
+        return hypervisor_pb2.FinishSessionResponse(report=stored if self.report is None else self.report)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the methods as gRPC serves them; a stream's requests come as bytes."""
 
-        def to_bytes(message: Message) -> bytes:
-            return message.SerializeToString()
+        def to_bytes(message: Message | bytes) -> bytes:
+            return message if isinstance(message, bytes) else message.SerializeToString()
 
         return grpc.method_handlers_generic_handler(
             "exitlab.v1.HypervisorService",
@@ -310,6 +320,83 @@ def test_a_stream_that_is_cut_could_not_finish(serve: Serve, answer: Any, said: 
     assert "\n" not in str(raised.value)
 
 
+def say(*messages: Response | bytes) -> Callable[[Keeper, DecodedBlock], Iterator[Response | bytes]]:
+    """Return an answer of fixed messages, after which the stream breaks."""
+
+    def answer(keeper: Keeper, block: DecodedBlock) -> Iterator[Response | bytes]:
+        del keeper, block
+        yield from messages
+        raise AssertionError("nothing more to say")
+
+    return answer
+
+
+def acknowledge(applied_events: int) -> Response:
+    """Return an acknowledgement."""
+    return Response(acknowledgement=hypervisor_pb2.Acknowledgement(applied_events=applied_events))
+
+
+@pytest.mark.parametrize(
+    ("keeper", "said"),
+    [
+        (
+            Keeper(opened=hypervisor_pb2.Opened(next_event=5), answer=say()),
+            "the hypervisor goes on at event 5, this stream at 0",
+        ),
+        (Keeper(answer=say(acknowledge(6))), "acknowledged event 6: expected 0, .* to 5, which were sent"),
+        (Keeper(answer=say(acknowledge(3), acknowledge(2))), "acknowledged event 2: expected 3, "),
+        (
+            Keeper(answer=say(Response(outcomes=outcome_pb2.OutcomePart(event_count=6)))),
+            "outcomes up to event 6: expected 0, .* to 5, which were sent",
+        ),
+        (Keeper(answer=say(b"\xff\xff")), "the stream broke at event 0: .*deserializing"),
+    ],
+)
+def test_a_hypervisor_that_breaks_the_contract_is_told(serve: Serve, keeper: Keeper, said: str) -> None:
+    """What cannot be true of the stream ends the run by one line that says what it is."""
+    with pytest.raises(CouldNotFinish, match=said) as raised:
+        send_five(serve(keeper), on_outcomes=lambda _: None)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_first_reason_stands(serve: Serve) -> None:
+    """A hypervisor that announces its end and then breaks the stream has said why it did."""
+    drained = Response(draining=hypervisor_pb2.Draining(applied_events=0))
+
+    def look_late(stream: EventStream) -> None:
+        stream._reader.join()  # both have arrived
+        stream.wait_until_applied()
+
+    with pytest.raises(CouldNotFinish, match="the hypervisor is stopping at event 0"):
+        send_five(serve(Keeper(answer=say(drained))), and_then=look_late)
+
+
+def test_a_stream_that_the_hypervisor_never_ends_is_left(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all is applied, a hypervisor that stopped running does not keep the guest."""
+    monkeypatch.setattr(stream_module, "_CLOSING_SECONDS", 0)
+    keeper = Keeper()
+    keeper.may_end.clear()
+    send_five(serve(keeper))
+    assert not keeper.has_ended.is_set()
+    keeper.may_end.set()
+
+
+def test_closing_waits_for_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A channel that does not close, as one to a stopped process may not, does not keep the guest."""
+    monkeypatch.setattr(stream_module, "_CLOSING_SECONDS", 0)
+    has_left, was_left = threading.Event(), SimpleQueue[bool]()
+    hypervisor = Hypervisor(f"unix:{tmp_path}/nobody")
+    close = hypervisor.channel.close
+    monkeypatch.setattr(hypervisor.channel, "close", lambda: was_left.put(has_left.wait(10)))
+    with hypervisor:
+        pass
+    has_left.set()
+    assert was_left.get()
+    close()
+
+
 def test_an_error_of_the_caller_closes_the_stream(serve: Serve) -> None:
     """A source that fails ends its stream, and its own error is what is told."""
     hypervisor = serve(Keeper())
@@ -345,6 +432,20 @@ def test_refusals_carry_the_servers_field_and_reason(serve: Serve) -> None:
     assert (str(raised.value), raised.value.exit_code) == (expected, 2)
 
 
+def test_details_that_nobody_can_read_are_left_out(serve: Serve) -> None:
+    """An error whose details are no details is told by its message alone."""
+    hypervisor = serve(Keeper())
+    with pytest.raises(BadInput, match=r"^no$"):
+        hypervisor.create_session(hypervisor_pb2.SessionConfig(label="refuse with garbage"))
+
+
+def test_a_report_that_is_no_message_is_told(serve: Serve) -> None:
+    """Bytes that are no report could not finish the run."""
+    hypervisor = serve(Keeper(report=b"\xff"))
+    with pytest.raises(CouldNotFinish, match="the hypervisor's report cannot be read"):
+        hypervisor.finish_session("s1", 5, ())
+
+
 def test_a_hypervisor_that_is_not_there_is_named(tmp_path: Path) -> None:
     """Nothing to connect to is told by its address, at once."""
     address = f"unix:{tmp_path}/nobody"
@@ -357,7 +458,7 @@ def test_a_hypervisor_that_is_not_there_is_named(tmp_path: Path) -> None:
 SERVER_THAT = """
 import os, sys
 listen, pipe = sys.argv[sys.argv.index("--listen") + 1], int(sys.argv[sys.argv.index("--parent-pipe") + 1])
-print("compiling", flush=True)
+print("compiling the engine", flush=True)
 {then}
 """
 LISTENS = 'print("listening on 127.0.0.1:4711", flush=True); os.read(pipe, 1)'
@@ -378,19 +479,24 @@ def test_an_embedded_hypervisor_ends_with_its_parents_pipe(monkeypatch: pytest.M
     assert not folder.exists()
 
 
-def test_an_embedded_hypervisor_that_ends_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subprocess that never listens is told by its last line, as nothing to connect to."""
-    child = SERVER_THAT.format(then=FAILS)
-    monkeypatch.setattr(
-        embedded,
-        "_command",
-        lambda listen, pipe: [sys.executable, "-c", child, "--listen", listen, "--parent-pipe", str(pipe)],
-    )
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        (FAILS, "status 1 before it listened: hypervisor-svc: no engine"),
+        ('sys.exit("killed")', "status 1 before it listened: killed"),
+        ("sys.exit(7)", "status 7 before it listened"),
+    ],
+)
+def test_an_embedded_hypervisor_that_ends_says_why(
+    monkeypatch: pytest.MonkeyPatch, then: str, said: str
+) -> None:
+    """A subprocess that never listens is told by its own word, as nothing to connect to."""
+    child = SERVER_THAT.format(then=then)
+    real = embedded._command
+    monkeypatch.setattr(embedded, "_command", lambda *given: [sys.executable, "-c", child, *real(*given)[3:]])
     with (
         embedded.EmbeddedHypervisor() as hypervisor,
-        pytest.raises(
-            NotConnected, match=r"ended with status 1 before it listened: hypervisor-svc: no engine$"
-        ),
+        pytest.raises(NotConnected, match=f"ended with {said}$"),
     ):
         hypervisor.address  # noqa: B018  (asking waits)
 

@@ -9,7 +9,7 @@ import pytest
 
 from exitlab.events import DebuggerControl, NestedControl
 from guest_svc.errors import BadInput
-from guest_svc.vectors import SHIPPED, Raised, Registers, Seen, Step, Symbol, read_vectors
+from guest_svc.vectors import SHIPPED, Raised, Registers, Seen, Step, Symbol, read_vectors, reading
 from guest_svc.vectors.model import ALL_OPS
 from guest_svc.vectors.reading import BILL_COUNTS
 from tests.guest.vector_rows import FRESH, NOP, read_back, read_dr, vector_row, write_dr
@@ -185,6 +185,10 @@ def test_a_row_that_is_out_needs_its_reason_only(tmp_path: Path) -> None:
         ({"init": {"dr7": True}}, "field init.dr7: expected a number of at most 64 bits, got true"),
         ({"expect": FRESH | {"reads": {"x": 0}}}, 'field expect.reads.x: expected a step, 0 to 0, got "x"'),
         (
+            {"expect": FRESH | {"reads": {"9" * 5000: 0}}},
+            f'field expect.reads.{"9" * 5000}: expected a step, 0 to 0, got "999',
+        ),
+        (
             {"expect": FRESH | {"vcpus": {"1": {}}}},
             'field expect.vcpus.1: expected a vCPU, 1 to 0, got "1"',
         ),
@@ -228,11 +232,17 @@ def test_bad_rows_are_refused_by_file_row_and_field(
         (b"3", "not a vector file: expected a list of vectors"),
         (b'{"source": "x"}', "not a vector file: expected a list of vectors"),
         (b'{"vectors": []}', "not a vector file: an object of vectors names its source"),
+        (b"[]", "not a vector file: expected a list of vectors"),
         (b"[3]", "row 0, field the row: expected an object, got 3"),
+        (b" " * 1_001, "not a vector file: larger than 1,000 bytes"),
     ],
 )
-def test_foreign_files_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
-    """A file that holds something else is not taken for vectors."""
+def test_foreign_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    """A file that holds something else is not taken for vectors, nor read without an end."""
+    if content.isspace():
+        monkeypatch.setattr(reading, "_LARGEST_FILE_BYTES", 1_000)
     path = tmp_path / "foreign"
     path.write_bytes(content)
     with pytest.raises(BadInput, match=said):

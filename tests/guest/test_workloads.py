@@ -187,6 +187,30 @@ def test_other_numbers_of_accesses(accesses: str, burst: list[tuple[str, int]]) 
 
 
 @pytest.mark.parametrize(
+    ("parameters", "enabled"),
+    [
+        ({}, 0x55),
+        ({"breakpoints": "-1", "accesses": "2"}, 0x01),
+        ({"breakpoints": "0"}, 0),
+        ({"breakpoints": "1"}, 0x01),
+        ({"breakpoints": "2"}, 0x05),
+        ({"breakpoints": "3"}, 0x15),
+        ({"breakpoints": "4"}, 0x55),
+    ],
+)
+def test_a_task_has_as_many_breakpoints_as_asked_for(parameters: dict[str, str], enabled: int) -> None:
+    """They lie in DR0 and up; the burst writes the other registers all the same, to zero."""
+    workload = make("context-switch", parameters, events=13)
+    rows = [row for row in rows_of(workload) if row[Column.KINDS] == EventKind.MOV_TO_DR]
+    last = {row[Column.ARGS]: row[Column.VALUES] for row in rows}
+    assert last[7] & DR7_ENABLES == enabled
+    assert {slot for slot in range(4) if last.get(slot)} == {
+        slot for slot in range(4) if enabled >> 2 * slot & 1
+    }
+    assert workload.parameters_used["breakpoints"] == enabled.bit_count()
+
+
+@pytest.mark.parametrize(
     "parameters",
     [
         {},
@@ -411,6 +435,13 @@ def test_io_has_all_that_it_names() -> None:
         ("context-switch", {"vcpus": "257"}, BadParameter, "vcpus=257: expected 1 to 256"),
         ("context-switch", {"handlers": "1"}, BadParameter, "handlers=1 needs fetches=1"),
         ("context-switch", {"tasks_with_breakpoints": "3"}, BadParameter, "more than tasks=2"),
+        ("context-switch", {"breakpoints": "5"}, BadParameter, "breakpoints=5: expected -1 to 4"),
+        (
+            "context-switch",
+            {"breakpoints": "2", "accesses": "2"},
+            BadParameter,
+            "breakpoints=2: a burst of accesses=2 writes 1 addresses",
+        ),
         (
             "context-switch",
             {"migrate": "1", "physical_cpus": "1"},

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -17,17 +18,36 @@ from google.protobuf import json_format
 from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
-from hypervisor_svc import policies, pricing, show
+from hypervisor_svc import policies, pricing
 from hypervisor_svc.cli import main
+from hypervisor_svc.json_text import as_json
 
 SECONDS = 60.0  # a cold start may compile the engine
-SERVE = (sys.executable, "-m", "hypervisor_svc", "serve", "--listen")
+PROGRAM = (sys.executable, "-m", "hypervisor_svc")
+# Its engine never gets done with a block.
+BUSY_PROGRAM = (
+    *(sys.executable, "-c"),
+    """
+import threading
+from hypervisor_svc import cli
+from hypervisor_svc.engine import Engine
+
+def feed(*_):
+    print("busy", flush=True)
+    threading.Event().wait()
+
+Engine.feed = feed
+raise SystemExit(cli.main())
+""",
+)
 
 
 @contextmanager
-def serving(*arguments: str, pass_fds: Sequence[int] = ()) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def serving(
+    *arguments: str, program: Sequence[str] = PROGRAM, pass_fds: Sequence[int] = ()
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run a server; yield its process and its address."""
-    command = [*SERVE, *arguments]
+    command = [*program, "serve", "--listen", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, pass_fds=pass_fds) as server:
         try:
@@ -152,6 +172,45 @@ def test_a_second_signal_stops_at_once() -> None:
         unread.cancel()
 
 
+@pytest.mark.parametrize(
+    ("signals", "grace", "code"),
+    [([signal.SIGTERM], "0", 0), ([signal.SIGINT], "0", 0), ([signal.SIGTERM, signal.SIGINT], "3600", 130)],
+)
+def test_the_grace_is_the_end_even_of_an_engine_at_work(
+    tmp_path: Path, signals: list[signal.Signals], grace: str, code: int
+) -> None:
+    """However long a block still takes, the process ends after the grace, with its last line logged."""
+    options = ("--grace", grace, "--log-format", "json")
+    with (
+        serving(f"unix:{tmp_path}/s", *options, program=BUSY_PROGRAM) as (server, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = hypervisor_pb2_grpc.HypervisorServiceStub(channel)
+        lanes = [policy_pb2.Lane(policy_name="ignore", vendor=policy_pb2.VENDOR_VMX)]
+        request = hypervisor_pb2.CreateSessionRequest(
+            request_id="r", config=some_config(lanes, [Column.KINDS])
+        )
+        session_id = stub.CreateSession(request, timeout=SECONDS).session_id
+        opening = hypervisor_pb2.StreamEventsRequest(open=hypervisor_pb2.Open(session_id=session_id))
+        events = EventColumns(kinds=np.full(1, EventKind.CPUID, np.uint8))
+        block = hypervisor_pb2.StreamEventsRequest.FromString(
+            encode_block(events, 0, ColumnCrcs(events.declared))
+        )
+        stream = stub.StreamEvents(iter([opening, block]), timeout=SECONDS)
+        assert server.stdout is not None
+        assert server.stderr is not None
+        assert server.stdout.readline() == "busy\n"
+        logged: list[str] = []
+        for number in signals:
+            server.send_signal(number)
+            if number is not signals[-1]:
+                logged.extend(iter(lambda: json.loads(server.stderr.readline())["event"], "draining"))  # type: ignore[union-attr]  # seen to be there
+        assert server.wait(SECONDS) == code
+        logged.extend(json.loads(line)["event"] for line in server.stderr)
+        stream.cancel()
+    assert code or logged[-2:] == ["draining", "stopped"]
+
+
 def test_a_server_goes_with_its_parent() -> None:
     """When the other end of --parent-pipe is closed, the server is gone."""
     child_end, our_end = os.pipe()
@@ -161,11 +220,42 @@ def test_a_server_goes_with_its_parent() -> None:
         assert server.wait(SECONDS) == 0
 
 
+@pytest.mark.parametrize("has_more", [False, True])
+def test_a_server_that_outlives_its_parent_clears_up(tmp_path: Path, has_more: bool) -> None:
+    """The folder goes with the socket, unless there is something else in it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    if has_more:
+        (folder / "more").touch()
+    child_end, our_end = os.pipe()
+    options = ("--parent-pipe", str(child_end), "--own-folder", str(folder))
+    with serving(f"unix:{folder}/h", *options, pass_fds=[child_end]) as (server, _):
+        assert (folder / "h").is_socket()
+        os.close(child_end)
+        os.close(our_end)
+        assert server.wait(SECONDS) == 0
+    assert [path.name for path in tmp_path.rglob("*")] == (["own", "more"] if has_more else [])
+
+
+def test_a_log_that_nobody_reads_fails_no_call() -> None:
+    """Calls are answered, and the server drains, after the reader of its standard error has gone."""
+    with serving("127.0.0.1:0") as (server, address):
+        assert server.stderr is not None
+        server.stderr.close()
+        assert whole_session(address).events == 4
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(SECONDS) == 0
+
+
 def test_a_port_in_use_is_one_line_and_exit_2() -> None:
     """The second server on a port says so and leaves."""
     with serving("127.0.0.1:0") as (_, address):
         second = subprocess.run(
-            [*SERVE, address], capture_output=True, text=True, timeout=SECONDS, check=False
+            [*PROGRAM, "serve", "--listen", address],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
     expected = f"hypervisor-svc: cannot listen on {address}: Address already in use\n"
     assert (second.returncode, second.stdout, second.stderr) == (2, "", expected)
@@ -177,6 +267,8 @@ def test_a_port_in_use_is_one_line_and_exit_2() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["policy"], "required: NAME"),
         (["policy", "kvm-6.14", "--vendor", "arm"], "invalid choice: 'arm'"),
+        (["policy", "kvm-6.14", "--output", "csv"], "invalid choice: 'csv'"),
+        (["policies", "--output", "dot"], "invalid choice: 'dot'"),
         (["serve", "--max-lanes", "65"], "'65' is not a whole number from 1 to 64"),
         (["serve", "--max-lanes", "0"], "'0' is not a whole number from 1 to 64"),
         (["serve", "--grace", "nan"], "'nan' is not a number of seconds"),
@@ -200,8 +292,15 @@ def test_bad_arguments_are_one_line_and_exit_2(
     [
         (["policy", "kvm-6.41"], "kvm-6.14"),
         (["policy", "kvm-6.14-skip-debug-controls", "--vendor", "svm"], "vmx only"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.41"], "near: kvm-6.14"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.14@arm"], "no vendor is named 'arm'; there are vmx, svm"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.14@"], "no vendor is named ''"),
+        (["policy", "kvm-6.14", "--diff", "kvm-6.14-skip-debug-controls@svm"], "vmx only"),
+        (["policy", "ignore", "--vendor", "svm", "--diff", "kvm-6.14-skip-debug-controls"], "vmx only"),
         (["serve", "--parent-pipe", "987"], "--parent-pipe 987: Bad file descriptor"),
+        (["serve", "--own-folder", "/no/such/folder"], "--own-folder: needs --parent-pipe"),
         (["serve", "--listen", "0.0.0.0:0"], "--insecure allows it"),
+        (["serve", "--listen", "x" * 70 + ":0"], "x:0: no such host"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -213,6 +312,34 @@ def test_bad_input_is_one_line_and_exit_2(
     assert captured.out == ""
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version is the package's."""
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    captured = capsys.readouterr()
+    expected = f"hypervisor-svc {metadata.version('exitlab')}\n"
+    assert (left.value.code, captured.out, captured.err) == (0, expected, "")
+
+
+def test_numbers_are_numbers_in_json() -> None:
+    """Numbers of 64 bits are no strings, however deep they are, and the text still is the message's."""
+    largest = 2**64 - 1
+    message = report_pb2.Report(
+        events=largest,
+        events_by_kind=[1, 2],
+        lanes=[
+            report_pb2.LaneReport(patterns=[report_pb2.PatternCount(count=largest)]),
+            report_pb2.LaneReport(first_divergence=report_pb2.Finding(event=5)),
+        ],
+    )
+    text = as_json(message)
+    found = json.loads(text)
+    assert found["events"] == found["lanes"][0]["patterns"][0]["count"] == largest
+    assert found["events_by_kind"] == [1, 2]
+    assert found["lanes"][1]["first_divergence"]["event"] == 5
+    assert json_format.Parse(text, report_pb2.Report()) == message
 
 
 def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +356,9 @@ def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", policies.policy_names())
 def test_a_policy_as_json_is_its_table(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """What is printed parses into the very table, so it can travel into a lane."""
-    parsed = json_format.Parse(run(capsys, "policy", name, "--output", "json"), policy_pb2.PolicyTable())
+    output = run(capsys, "policy", name, "--output", "json")
+    assert all(type(cell) is int for moment in json.loads(output)["moments"] for cell in moment["actions"])
+    parsed = json_format.Parse(output, policy_pb2.PolicyTable())
     assert parsed == policies.policy_table(name, policy_pb2.VENDOR_VMX, policy_pb2.CpuFeatures())
 
 
@@ -237,31 +366,50 @@ def test_a_policy_as_text_says_what_it_does_where(capsys: pytest.CaptureFixture[
     """The heart of today's KVM can be read off its table."""
     lines = [line.split() for line in run(capsys, "policy", "kvm-6.14").splitlines()]
     trapped = lines.index(["DR_TRAPPED"])
-    assert lines[trapped + 1] == [
-        *("debugger", "check", "is_write", "register_class"),
-        *("actions", "next", "memory"),
-    ]
-    assert ["NONE", "NONE", "any", "any", "DISARM", "REEXECUTE", "OPEN"] in lines[trapped:]
-    for word in ("source", "memory", "CLOSED,", "#DB,"):
+    assert ["debugger=NONE,", "check=NONE", "DISARM", "REEXECUTE", "memory:=OPEN"] in lines[trapped:]
+    for word in ("source", "memories", "OPEN", "#DB,"):
         assert any(word in line for line in lines)
 
 
-@pytest.mark.parametrize("vendor", [policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM])
-def test_merged_rows_answer_every_state_once(vendor: policy_pb2.Vendor.ValueType) -> None:
-    """Merging loses and invents nothing: each state is in one row, with its own answer."""
-    for summary in policies.policy_summaries():
-        if vendor not in summary.vendors:
-            continue
-        table = policies.policy_table(summary.name, vendor, policy_pb2.CpuFeatures())
-        for moment in table.moments:
-            rows = show.merged(moment)
-            states = np.ndindex(*moment.sizes)
-            answers = zip(moment.actions, moment.next_memory, strict=True)
-            for state, answer in zip(states, answers, strict=True):
-                fits = [
-                    a for row, a in rows if all(v in values for v, values in zip(state, row, strict=True))
-                ]
-                assert fits == [answer]
+DIFFERENCE = ("policy", "kvm-3.15", "--diff", "kvm-6.14")
+
+
+def test_a_difference_in_every_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text, JSON and a drawing have both names, in the order in which they were given."""
+    text = run(capsys, *DIFFERENCE).splitlines()
+    assert text[0].startswith("--- kvm-3.15 on vmx: ")
+    assert text[1].startswith("+++ kvm-6.14 on vmx: ")
+    found = json.loads(run(capsys, *DIFFERENCE, "--output", "json"))
+    assert (found["first"]["name"], found["second"]["name"]) == ("kvm-3.15", "kvm-6.14")
+    assert found["constants"]["claims_correct"] == {"first": False, "second": True}
+    assert run(capsys, *DIFFERENCE, "--output", "dot").startswith('digraph "kvm-3.15 to kvm-6.14" {\n')
+
+
+def test_a_policy_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    """A policy alone is a graph of its own name."""
+    assert run(capsys, "policy", "ignore", "--output", "dot").startswith('digraph "ignore" {\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "vendors"),
+    [
+        (["kvm-6.14", "--diff", "kvm-6.14@svm"], ("vmx", "svm")),
+        (["kvm-6.14", "--vendor", "svm", "--diff", "kvm-3.15"], ("svm", "svm")),
+        (["kvm-6.14", "--vendor", "svm", "--diff", "kvm-3.15@vmx"], ("svm", "vmx")),
+        (["svm-only", "--diff", "kvm-6.14"], ("svm", "svm")),
+    ],
+)
+def test_vendors_of_a_difference(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    vendors: tuple[str, str],
+) -> None:
+    """The other side's vendor is the first's unless it is given; a policy of one vendor needs none."""
+    svm = policy_pb2.VENDOR_SVM
+    monkeypatch.setitem(policies._MAKERS, "svm-only", ((svm,), policies._MAKERS["ignore"][1]))
+    found = json.loads(run(capsys, "policy", *arguments, "--output", "json"))
+    assert (found["first"]["vendor"], found["second"]["vendor"]) == vendors
 
 
 def test_prices_are_listed_with_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +424,9 @@ def test_prices_are_listed_with_their_sources(capsys: pytest.CaptureFixture[str]
             assert span in line
             assert line.endswith(price.source.strip())
             assert (" assumed " in line.split(span)[1][:40]) == price.is_assumption
-    parsed = json_format.Parse(run(capsys, "prices", "--output", "json"), hypervisor_pb2.ListPricesResponse())
+    output = run(capsys, "prices", "--output", "json")
+    assert json.loads(output)["price_lists"][0]["clock_hertz"] == 3_000_000_000
+    parsed = json_format.Parse(output, hypervisor_pb2.ListPricesResponse())
     assert list(parsed.price_lists) == list(pricing.price_lists().values())
 
 

@@ -1,9 +1,12 @@
 """The hypervisor's service over a real socket, driven through the generated stubs."""
 
 import asyncio
+import dataclasses
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,7 +24,8 @@ from exitlab.events import EventColumns
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc import pricing
 from hypervisor_svc.drain import SERVICE_NAME, HypervisorServer, ServeOptions
-from hypervisor_svc.errors import CannotServe, NotFound
+from hypervisor_svc.engine import PolicyFailed
+from hypervisor_svc.errors import CannotServe, NotFound, WrongState
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.registry import Registry
@@ -49,13 +53,15 @@ class GatedEngine(FakeEngine):
     go_on = threading.Event()
 
     def feed(self, events: EventColumns, level: int) -> list[outcome_pb2.OutcomePart]:
-        """Wait where the test wants it; fail as no engine should at arg 200."""
-        assert events.args is not None
-        if events.args[0] == 100:
+        """Wait where the test wants it; fail as no engine should at arg 200, as a policy may at 201."""
+        first = 0 if events.args is None or not len(events) else events.args[0]
+        if first == 100:
             self.reached.set()
             assert self.go_on.wait(SECONDS)
-        if events.args[0] == 200:
+        if first == 200:
             raise RuntimeError("a secret of the engine")
+        if first == 201:
+            raise PolicyFailed("mine: live-lock", lane=0)
         return super().feed(events, level)
 
 
@@ -80,9 +86,10 @@ PARTS = Parts(
 class RunningServer:
     """A server in a thread with its own event loop."""
 
-    def __init__(self, listen: str, limits: ServerLimits = LIMITS) -> None:
+    def __init__(self, listen: str, limits: ServerLimits = LIMITS, parts: Parts = PARTS) -> None:
         """Start it and wait until it listens."""
         self._options = ServeOptions(listen, limits)
+        self._parts = parts
         self._started: Future[str] = Future()
         # asyncio.run ends what is left of the loop's tasks, so that none outlives its test.
         self._thread = threading.Thread(target=asyncio.run, args=(self._live(),), daemon=True)
@@ -92,7 +99,7 @@ class RunningServer:
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
-        self.server = HypervisorServer(self._options, PARTS)
+        self.server = HypervisorServer(self._options, self._parts)
         try:
             self._started.set_result(await self.server.start())
         except CannotServe as error:
@@ -272,6 +279,23 @@ def test_plain_events_mean_the_same_as_a_block(client: Client) -> None:
     assert tuple(client.status(session_id).column_crcs) == stream.crcs.values
 
 
+def test_no_events_are_acknowledged(client: Client) -> None:
+    """A block of no events, and plain events that are none, are answered like any other."""
+    session_id = client.create("no events")
+    stream = Stream(client, session_id)
+    stream.opened()
+    stream.put_block()
+    assert stream.applied() == 0
+    stream.put_block(1, 2)
+    assert stream.applied() == 2
+    before = client.status(session_id)
+    stream.put_block()
+    assert stream.applied() == 2
+    stream.put(events=events_pb2.EventList(first_event=2))
+    assert stream.applied() == 2
+    assert client.status(session_id) == before
+
+
 def test_outcomes_come_before_their_acknowledgement(client: Client) -> None:
     """Above SUMMARY each block's outcomes are sent, then its acknowledgement; confirming is silent."""
     stream = Stream(client, client.create("outcomes", outcome_level=outcome_pb2.OUTCOME_LEVEL_FULL))
@@ -401,6 +425,13 @@ def edited(edit: Callable[[events_pb2.EventBlock], object], *args: int) -> Calla
     return send
 
 
+def plain_events(*args: int, first_event: int = 2) -> Callable[[Stream], None]:
+    """Return MOV DR events with these args in plain form."""
+    kind = events_pb2.EVENT_KIND_MOV_TO_DR
+    events = [events_pb2.Event(kind=kind, arg=arg) for arg in args]
+    return lambda stream: stream.put(events=events_pb2.EventList(first_event=first_event, events=events))
+
+
 def set_field(name: str, value: Any) -> Callable[[events_pb2.EventBlock], object]:
     """Return an edit that sets a field of the block."""
     return lambda block: setattr(block, name, value)
@@ -460,9 +491,34 @@ def set_item(name: str, index: int, value: int) -> Callable[[events_pb2.EventBlo
             "65 events, but a block has at most 64",
         ),
         (
-            lambda stream: stream.put_block(),
-            (Code.INVALID_ARGUMENT, "EMPTY_BLOCK", "block.event_count"),
-            "a block has events",
+            edited(set_field("first_event", 3)),
+            (Code.OUT_OF_RANGE, "GAP", "block.first_event"),
+            "starts at event 3, but the next event is 2",
+        ),
+        (
+            edited(set_item("column_crcs", 0, 5)),
+            (Code.DATA_LOSS, "DIGEST_MISMATCH", "block.column_crcs[0]"),
+            "kinds",
+        ),
+        (
+            plain_events(1, BAD_ARG),
+            (Code.INVALID_ARGUMENT, "BAD_EVENT", "events.events.arg"),
+            "event 3: no such register",
+        ),
+        (
+            plain_events(1, 256),
+            (Code.INVALID_ARGUMENT, "BAD_BLOCK", "events.events.arg"),
+            "event 3: 256, but at most 255 fits",
+        ),
+        (
+            plain_events(*range(65)),
+            (Code.INVALID_ARGUMENT, "BLOCK_TOO_LARGE", "events.events"),
+            "65 events, but a block has at most 64",
+        ),
+        (
+            plain_events(1, first_event=1),
+            (Code.ALREADY_EXISTS, "ALREADY_APPLIED", "events.first_event"),
+            "starts at event 1, but all below 2 are applied",
         ),
         (lambda stream: stream.put(), (Code.INVALID_ARGUMENT, "EMPTY_MESSAGE", ""), "neither"),
         (
@@ -475,18 +531,13 @@ def set_item(name: str, index: int, value: int) -> Callable[[events_pb2.EventBlo
             (Code.OUT_OF_RANGE, "RECEIVED_TOO_MANY", "confirm.received_events"),
             "3 events, but 2 are applied",
         ),
-        (
-            lambda stream: stream.put_block(200),
-            (Code.INTERNAL, "ENGINE_FAILED", ""),
-            "the engine failed in the block at event 2: its log says more",
-        ),
     ],
 )
 def test_a_message_that_is_refused(
     client: Client, send: Callable[[Stream], None], expected: tuple[grpc.StatusCode, str, str], said: str
 ) -> None:
     """Each refusal has its code, reason, field and place; the stream ends, and the session can go on."""
-    session_id = client.create(f"refused {said}")
+    session_id = client.create(f"refused {expected[1:]} {said}")
     stream = Stream(client, session_id)
     stream.opened()
     stream.put_block(1, 2)
@@ -499,6 +550,55 @@ def test_a_message_that_is_refused(
     assert said in (refused.value.details() or "")
     before.state = hypervisor_pb2.SESSION_STATE_SUSPENDED
     assert client.status(session_id) == before
+
+
+@pytest.mark.parametrize(
+    ("arg", "expected", "said"),
+    [
+        (
+            200,
+            (Code.INTERNAL, "ENGINE_FAILED", ""),
+            "the engine failed in the block at event 2: its log says more",
+        ),
+        (
+            201,
+            (Code.FAILED_PRECONDITION, "POLICY_FAILED", "config.lanes[0]"),
+            "the policy cannot go on in the block at event 2: mine: live-lock",
+        ),
+    ],
+)
+def test_a_session_that_fails(
+    client: Client, arg: int, expected: tuple[grpc.StatusCode, str, str], said: str
+) -> None:
+    """Whatever is asked of a failed session is refused for the same reason, and its status tells it."""
+    session_id = client.create(f"fails at {arg}")
+    pb, stub = hypervisor_pb2, client.stub
+    hour = pb.WatchReportRequest(session_id=session_id, interval_ms=3_600_000)
+    watch = stub.WatchReport(hour, timeout=SECONDS)
+    next(watch)
+    stream = Stream(client, session_id)
+    stream.opened()
+    stream.put_block(1, 2)
+    assert stream.applied() == 2
+    stream.put_block(arg)
+    finish = pb.FinishSessionRequest(session_id=session_id, event_count=2, column_crcs=[0, 0])
+    get = pb.GetReportRequest(session_id=session_id)
+    attempts: tuple[Callable[[], object], ...] = (
+        stream.get,
+        lambda: next(watch),  # without waiting for its hour to pass
+        Stream(client, session_id).get,
+        lambda: stub.FinishSession(finish, timeout=SECONDS),
+        lambda: stub.GetReport(get, timeout=SECONDS),
+        lambda: next(stub.WatchReport(hour, timeout=SECONDS)),
+    )
+    for attempt in attempts:
+        with pytest.raises(grpc.RpcError) as refused:
+            attempt()
+        assert details_of(refused.value) == expected
+        assert refused.value.details() == said
+    status = client.status(session_id)
+    assert (status.state, status.applied_events) == (pb.SESSION_STATE_FAILED, 2)
+    assert status.note == f"{expected[1]}: {said}"
 
 
 @pytest.mark.parametrize(
@@ -578,9 +678,17 @@ def test_calls_that_name_nothing(client: Client) -> None:
             (Code.INVALID_ARGUMENT, "CHOICE_MISSING", "vendor"),
         ),
         (
-            stub.ListSessions,
-            pb.ListSessionsRequest(page_token="x"),
-            (Code.INVALID_ARGUMENT, "BAD_PAGE_TOKEN", "page_token"),
+            stub.GetReport,
+            pb.GetReportRequest(session_id=session_id, prices=[pb.PriceChoice(name="seed-2014")] * 65),
+            (Code.INVALID_ARGUMENT, "TOO_MANY_PRICES", "prices"),
+        ),
+        *(
+            (
+                stub.ListSessions,
+                pb.ListSessionsRequest(page_token=token),
+                (Code.INVALID_ARGUMENT, "BAD_PAGE_TOKEN", "page_token"),
+            )
+            for token in ("x", "-1", "1\n", "\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT TWO}", "9" * 5000)
         ),
     ]
     for method, request, expected in cases:
@@ -591,6 +699,81 @@ def test_calls_that_name_nothing(client: Client) -> None:
     short = pb.WatchReportRequest(session_id=session_id, interval_ms=1)
     refused = refusal_of(lambda: next(stub.WatchReport(short, timeout=SECONDS)))
     assert refused == (Code.INVALID_ARGUMENT, "INTERVAL_TOO_SHORT", "interval_ms")
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{GREEK SMALL LETTER ALPHA}", "\N{GRINNING FACE}"])
+def test_a_refusal_is_never_too_long_to_arrive(client: Client, letter: str) -> None:
+    """What a client sent is quoted in part: gRPC drops details of more than some kilobytes."""
+    lanes = [policy_pb2.Lane(policy_name=letter * 100_000, vendor=policy_pb2.VENDOR_VMX)]
+    with pytest.raises(grpc.RpcError) as refused:
+        client.create("long", lanes=lanes)
+    expected = (Code.INVALID_ARGUMENT, "UNKNOWN_POLICY", "config.lanes[0].policy_name")
+    assert details_of(refused.value) == expected
+    said = refused.value.details() or ""
+    assert said.startswith(f"unknown policy '{letter}{letter}")
+    assert said.endswith(f"{letter}'; did you mean known?")
+    assert 500 < len(said.encode()) <= 600
+
+
+SERVICE = hypervisor_pb2.DESCRIPTOR.services_by_name["HypervisorService"]
+
+
+@pytest.mark.parametrize("name", sorted({method.name for method in SERVICE.methods} - {"StreamEvents"}))
+def test_bytes_that_are_no_message(client: Client, name: str) -> None:
+    """Every method says of what it cannot read that it is no message."""
+    path = f"/{SERVICE_NAME}/{name}"
+    if SERVICE.methods_by_name[name].server_streaming:
+        stream: Any = client.channel.unary_stream(path)
+        refused = refusal_of(lambda: next(stream(b"\xff\xff", timeout=SECONDS)))
+    else:
+        method: Any = client.channel.unary_unary(path)
+        refused = refusal_of(lambda: method(b"\xff\xff", timeout=SECONDS))
+    assert refused == (Code.INVALID_ARGUMENT, "NOT_A_MESSAGE", "")
+
+
+def test_prices_are_read_in_an_engine_thread(tmp_path: Path) -> None:
+    """Price lists are found and checked where they hold nobody else up."""
+    threads = []
+
+    def find(name: str) -> report_pb2.PriceList:
+        threads.append(threading.current_thread().name)
+        return pricing.price_list(name)
+
+    def check(prices: report_pb2.PriceList) -> None:
+        threads.append(threading.current_thread().name)
+        pricing.validate(prices)
+
+    parts = dataclasses.replace(PARTS, price_list=find, check_prices=check)
+    server = RunningServer(f"unix:{tmp_path}/s", parts=parts)
+    client = Client(server)
+    session_id = client.create("priced")
+    finish = hypervisor_pb2.FinishSessionRequest(session_id=session_id, column_crcs=[0, 0])
+    client.stub.FinishSession(finish, timeout=SECONDS)
+    one = hypervisor_pb2.PriceChoice(name="seed-2014")
+    inline = hypervisor_pb2.PriceChoice(list=pricing.price_list("seed-2014"))
+    get = hypervisor_pb2.GetReportRequest(session_id=session_id, prices=[one] * 63 + [inline])
+    assert len(client.stub.GetReport(get, timeout=SECONDS).figures) == 64
+    assert {thread.split("_")[0] for thread in threads} == {"engine"}
+    assert len(threads) == 64
+    server.close()
+
+
+def test_a_busy_session_holds_up_nobody_else(own: RunningServer) -> None:
+    """Calls that wait for a session take no thread from the others, however many they are."""
+    client = Client(own)
+    busy_id, other_id = client.create("busy"), client.create("other")
+    stream = Stream(client, busy_id)
+    stream.opened()
+    GatedEngine.reached.clear()
+    GatedEngine.go_on.clear()
+    stream.put_block(100)
+    assert GatedEngine.reached.wait(SECONDS)
+    get = hypervisor_pb2.GetSessionRequest(session_id=busy_id)
+    waiting = [client.stub.GetSession.future(get, timeout=SECONDS) for _ in range((os.cpu_count() or 1) + 2)]
+    assert client.status(other_id).applied_events == 0
+    assert not any(call.done() for call in waiting)
+    GatedEngine.go_on.set()
+    assert [call.result().status.applied_events for call in waiting] == [1] * len(waiting)
 
 
 def test_lists(client: Client) -> None:
@@ -668,6 +851,23 @@ def test_too_many_sessions(tmp_path: Path) -> None:
     server.close()
 
 
+def test_too_many_streams(tmp_path: Path) -> None:
+    """Streams are limited, open or not; one that ends makes room."""
+    server = RunningServer(f"unix:{tmp_path}/s", ServerLimits(max_streams=2))
+    client = Client(server)
+    session_id = client.create("streams")
+    first, second = Stream(client, session_id), Stream(client, client.create("other"))
+    assert first.opened().limits.max_streams == 2
+    second.opened()
+    third = Stream(client, session_id)
+    assert refusal_of(third.get) == (Code.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", "")
+    first.half_close()
+    with pytest.raises(StopIteration):
+        first.get()
+    assert Stream(client, session_id).opened().epoch == 2
+    server.close()
+
+
 def test_sessions_that_nobody_uses_are_dropped() -> None:
     """After the idle time a session is gone, finished or not, unless it was asked for or is streaming."""
 
@@ -694,14 +894,20 @@ def test_sessions_that_nobody_uses_are_dropped() -> None:
     asyncio.run(scenario())
 
 
-def test_finished_sessions_are_kept_up_to_a_number() -> None:
-    """The reports of the newest finished sessions stay; a server that runs for ever does not grow."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_ended_sessions_are_kept_up_to_a_number(fails: bool) -> None:
+    """The newest finished or failed sessions stay; a server that runs for ever does not grow."""
 
     async def scenario() -> list[str]:
         registry = Registry(ServerLimits(max_sessions=3))
         for number in range(10):
             held = await registry.create(create_request(str(number)), make_session)
-            held.session.finish(0, (0, 0))
+            if fails:
+                engine = held.session._engine
+                assert isinstance(engine, FakeEngine)
+                engine.report_failure = PolicyFailed("mine: live-lock", lane=0)
+            with pytest.raises(WrongState) if fails else nullcontext():
+                held.session.finish(0, (0, 0))
         await registry.create(create_request("running"), make_session)
         return [held.request.request_id for held in registry.after(0)]
 
@@ -821,6 +1027,8 @@ def test_a_port_in_use(shared: RunningServer, own: RunningServer, tmp_path: Path
         ("127.0.0.1:", "expected HOST:PORT"),
         ("127.0.0.1:99999", "expected HOST:PORT"),
         ("no.such.host.invalid:0", "cannot listen on no.such.host.invalid:0: "),
+        ("x" * 70 + ":0", "x:0: no such host"),
+        (".:0", "cannot listen on .:0: no such host"),
         ("0.0.0.0:0", "--insecure allows it"),
         ("[::]:0", "--insecure allows it"),
         ("192.0.2.1:0", "TLS is not there yet"),

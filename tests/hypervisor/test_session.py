@@ -1,6 +1,7 @@
 """A session's rules, without I/O."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from exitlab.blocks import ColumnCrcs, DecodedBlock
 from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.config import check_config
-from hypervisor_svc.engine import BadEvents, EngineError
+from hypervisor_svc.engine import BadEvents, EngineError, PolicyFailed
 from hypervisor_svc.errors import (
     Aborted,
     AlreadyExists,
@@ -23,7 +24,7 @@ from hypervisor_svc.errors import (
 )
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.policies import NoSuchVendor
-from hypervisor_svc.session import FINISHED, STREAMING, SUSPENDED, Session
+from hypervisor_svc.session import FAILED, FINISHED, STREAMING, SUSPENDED, Session
 
 VMX, SVM = policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM
 COLUMNS = (Column.KINDS, Column.ARGS)
@@ -38,6 +39,12 @@ class FakeEngine:
         self.applied_events = 0
         self.levels: list[int] = []
         self.failure: Exception | None = None
+        self.report_failure: Exception | None = None
+        self.streams = 0
+
+    def start_stream(self) -> None:
+        """Count the streams."""
+        self.streams += 1
 
     def feed(self, events: EventColumns, level: int) -> list[outcome_pb2.OutcomePart]:
         """Count the events, and answer them above SUMMARY."""
@@ -55,6 +62,8 @@ class FakeEngine:
 
     def report(self) -> report_pb2.Report:
         """Return how many events there were."""
+        if self.report_failure is not None:
+            raise self.report_failure
         return report_pb2.Report(schema=1, events=self.applied_events)
 
     def state_digest(self) -> int:
@@ -162,9 +171,14 @@ def test_the_report_does_not_depend_on_the_cuts(cuts: Sequence[int]) -> None:
     assert session.finish(6, sender.crcs.values) == expected
 
 
-def apply_elsewhere(first_event: int, *args: int) -> DecodedBlock:
-    """Return a block that starts anywhere, without digests."""
+def plain(first_event: int, *args: int) -> DecodedBlock:
+    """Return plain events, which start anywhere and have no digests."""
     return DecodedBlock(first_event, some_events(*args), None)
+
+
+def elsewhere(first_event: int, *args: int) -> DecodedBlock:
+    """Return a block that starts anywhere, with digests that are never looked at."""
+    return DecodedBlock(first_event, some_events(*args), (0, 0))
 
 
 def damaged(block: DecodedBlock, column: int) -> DecodedBlock:
@@ -185,35 +199,53 @@ def sent(*args: int) -> DecodedBlock:
 @pytest.mark.parametrize(
     ("block", "error", "reason", "field", "place"),
     [
-        (apply_elsewhere(3, 1), OutOfRange, "GAP", "block.first_event", {"first_event": 3, "next_event": 2}),
+        (elsewhere(3, 1), OutOfRange, "GAP", "block.first_event", {"first_event": 3, "next_event": 2}),
+        (elsewhere(3), OutOfRange, "GAP", "block.first_event", {"first_event": 3, "next_event": 2}),
         (
-            apply_elsewhere(0, 1, 2),
+            elsewhere(0, 1, 2),
             AlreadyExists,
             "ALREADY_APPLIED",
             "block.first_event",
             {"first_event": 0, "next_event": 2},
         ),
         (
-            apply_elsewhere(1, 1, 2, 3),
+            elsewhere(1, 1, 2, 3),
             AlreadyExists,
             "ALREADY_APPLIED",
             "block.first_event",
             {"first_event": 1, "next_event": 2},
         ),
         (
-            apply_elsewhere(2),
-            InvalidRequest,
-            "EMPTY_BLOCK",
-            "block.event_count",
-            {"first_event": 2, "next_event": 2},
+            elsewhere(1),
+            AlreadyExists,
+            "ALREADY_APPLIED",
+            "block.first_event",
+            {"first_event": 1, "next_event": 2},
         ),
         (
-            apply_elsewhere(2, *range(9)),
+            elsewhere(2, *range(9)),
             InvalidRequest,
             "BLOCK_TOO_LARGE",
             "block.event_count",
             {"first_event": 2, "next_event": 2},
         ),
+        (plain(3, 1), OutOfRange, "GAP", "events.first_event", {"first_event": 3, "next_event": 2}),
+        (
+            plain(1),
+            AlreadyExists,
+            "ALREADY_APPLIED",
+            "events.first_event",
+            {"first_event": 1, "next_event": 2},
+        ),
+        (
+            plain(2, *range(9)),
+            InvalidRequest,
+            "BLOCK_TOO_LARGE",
+            "events.events",
+            {"first_event": 2, "next_event": 2},
+        ),
+        (plain(2, 3, BAD_ARG), InvalidRequest, "BAD_EVENT", "events.events.arg", {"event": 3}),
+        (elsewhere(2), DataLoss, "DIGEST_MISMATCH", "block.column_crcs[0]", {"first_event": 2}),
         (damaged(sent(3, 4), 0), DataLoss, "DIGEST_MISMATCH", "block.column_crcs[0]", {"first_event": 2}),
         (damaged(sent(3, 4), 1), DataLoss, "DIGEST_MISMATCH", "block.column_crcs[1]", {"first_event": 2}),
         (sent(3, BAD_ARG), InvalidRequest, "BAD_EVENT", "block.args", {"event": 3}),
@@ -235,34 +267,115 @@ def test_a_refused_block_changes_nothing(
     assert session.finish(3, sender.crcs.values)
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [(EngineError("live-lock"), "at event 2: live-lock"), (KeyError("x"), "at event 2: its log says more")],
-)
-def test_nothing_is_built_on_an_engine_that_failed(error: Exception, said: str) -> None:
-    """An engine may fail in the middle of a block; the session then says so to whatever comes."""
+@pytest.mark.parametrize("block", [sent(), plain(2)])
+def test_no_events_are_applied_without_a_trace(block: DecodedBlock) -> None:
+    """A block of no events in the right place is taken, and changes nothing."""
     session, sender = new_session(), Sender()
     epoch = opened(session)
     session.apply(epoch, sender.block(1, 2))
     before = state_of(session)
+    assert session.apply(epoch, block) == []
+    assert state_of(session) == before
+    assert session.finish(2, sender.crcs.values)
+
+
+FAILURES = [
+    (EngineError("it is full"), OurFault, "ENGINE_FAILED", "", "the engine failed {where}: it is full"),
+    (KeyError("x"), OurFault, "ENGINE_FAILED", "", "the engine failed {where}: its log says more"),
+    (
+        PolicyFailed("mine: live-lock", lane=3),
+        WrongState,
+        "POLICY_FAILED",
+        "config.lanes[3]",
+        "the policy cannot go on {where}: mine: live-lock",
+    ),
+]
+
+
+def fails_alike(session: Session, attempts: Sequence[Callable[[], object]], refusal: Refused) -> None:
+    """Check that each attempt at a failed session is refused alike, and that the status says why."""
+    for attempt in attempts:
+        with pytest.raises(type(refusal)) as refused:
+            attempt()
+        assert str(refused.value) == str(refusal)
+        assert refused.value.reason == refusal.reason
+    status = session.status()
+    assert (status.state, status.state_digest) == (FAILED, 0)
+    assert status.note == f"{refusal.reason}: {refusal.message}"
+
+
+@pytest.mark.parametrize(("error", "kind", "reason", "field", "said"), FAILURES)
+def test_nothing_is_built_on_an_engine_that_failed(
+    error: Exception, kind: type[Refused], reason: str, field: str, said: str
+) -> None:
+    """Whose fault ever it is, a session that failed in a block says why to whatever comes."""
+    session, sender = new_session(), Sender()
+    epoch = opened(session)
+    session.apply(epoch, sender.block(1, 2))
+    before = session.status()
     engine = session._engine
     assert isinstance(engine, FakeEngine)
     engine.failure = error
     attempts: list[Callable[[], object]] = [
         lambda: session.apply(epoch, sender.block(3)),
         lambda: session.apply(epoch, sender.block(4)),
-        lambda: opened(session),
-        lambda: session.finish(2, (0, 0)),
+        partial(opened, session),
+        partial(session.confirm, epoch, 1),
+        partial(session.finish, 2, (0, 0)),
+        session.report,
         session.running_report,
     ]
-    for attempt in attempts:
-        with pytest.raises(OurFault, match=said) as refused:
-            attempt()
-        assert refused.value.reason == "ENGINE_FAILED"
-        engine.failure = None
-    assert state_of(session) == before
+    refusal = kind(reason, said.format(where="in the block at event 2"), field=field)
+    fails_alike(session, attempts, refusal)
     session.cut(epoch)
-    assert session.state == SUSPENDED
+    after = session.status()
+    assert after.state == FAILED
+    after.state, after.note, after.state_digest = before.state, before.note, before.state_digest
+    assert after == before
+
+
+@pytest.mark.parametrize(("error", "kind", "reason", "field", "said"), FAILURES)
+def test_an_end_that_fails(error: Exception, kind: type[Refused], reason: str, field: str, said: str) -> None:
+    """Where the report at the end cannot be made, there is none, and the session has failed."""
+    session, sender = new_session(), Sender()
+    session.apply(opened(session), sender.block(1, 2))
+    engine = session._engine
+    assert isinstance(engine, FakeEngine)
+    engine.report_failure = error
+    finish = partial(session.finish, 2, sender.crcs.values)
+    refusal = kind(reason, said.format(where="in the report"), field=field)
+    fails_alike(session, [finish, finish, session.report, session.running_report], refusal)
+
+
+def test_a_report_so_far_that_fails_changes_nothing() -> None:
+    """A policy that cannot tell its registers now may be able to after the next events."""
+    session, sender = new_session(), Sender()
+    epoch = opened(session)
+    session.apply(epoch, sender.block(1, 2))
+    before = state_of(session)
+    engine = session._engine
+    assert isinstance(engine, FakeEngine)
+    engine.report_failure = PolicyFailed("mine: live-lock", lane=0)
+    with pytest.raises(WrongState, match="live-lock") as refused:
+        session.running_report()
+    assert (refused.value.reason, refused.value.field) == ("POLICY_FAILED", "config.lanes[0]")
+    assert state_of(session) == before
+    engine.report_failure = None
+    session.apply(epoch, sender.block(3))
+    assert session.finish(3, sender.crcs.values)
+
+
+def test_the_engine_learns_of_each_stream() -> None:
+    """A new stream is told decisions anew, so the engine hears of every one that opens."""
+    session = new_session()
+    engine = session._engine
+    assert isinstance(engine, FakeEngine)
+    opened(session)
+    with pytest.raises(Aborted):
+        opened(session, expected_epoch=7)
+    assert engine.streams == 1
+    opened(session)
+    assert engine.streams == 2
 
 
 def test_a_second_open_fences_the_first() -> None:
@@ -444,6 +557,22 @@ SVM_TABLE = policy_pb2.PolicyTable(name="mine", vendor=SVM)
             {"lanes": [policy_pb2.Lane(vendor=VMX, policy_table=BAD_TABLE)]},
             "config.lanes[0].policy_table",
             "a cell is missing",
+        ),
+        (
+            {"lanes": [lane(), policy_pb2.Lane(vendor=VMX, policy_table=policy_pb2.PolicyTable(vendor=VMX))]},
+            "config.lanes[1].policy_table.name",
+            "0 characters, expected 1 to 256",
+        ),
+        (
+            {
+                "lanes": [
+                    policy_pb2.Lane(
+                        vendor=VMX, policy_table=policy_pb2.PolicyTable(name="x" * 257, vendor=VMX)
+                    )
+                ]
+            },
+            "config.lanes[0].policy_table.name",
+            "257 characters, expected 1 to 256",
         ),
         ({"lanes": [lane(vendor=2)]}, "config.lanes[0].vendor", "exists on vmx only"),
         ({"columns": []}, "config.columns", "KINDS"),

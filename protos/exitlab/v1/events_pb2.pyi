@@ -378,7 +378,8 @@ class Event(google.protobuf.message.Message):
     marks: builtins.int
     """Mark bits: 0 value unknown, 1 value expected, 2 known to have retired, 3 not retired,
     4 only if the last unconditional event of this vCPU faulted, 5 only if it did not,
-    6-7 class override (0 none, 1 fast, 2 light, 3 heavy).
+    6-7 class override (0 none, 1 fast, 2 light, 3 heavy) of this event's exit, if it has one; not
+    looked at for MOV to and from debug registers, and for exits that an exception causes.
     """
     vcpu: builtins.int
     """The vCPU; 0 to 255."""
@@ -414,7 +415,9 @@ class EventBlock(google.protobuf.message.Message):
 
     On the wire a packed fixed-width column is byte for byte the little-endian array, and kinds is
     one byte a value when written so: this is a promise to other languages and to fast local
-    declarations. Readers take every legal encoding. A block of no events is legal.
+    declarations. Readers take every legal encoding.
+
+    A block of no events is legal: it is checked and acknowledged like any other, and changes nothing.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -492,7 +495,7 @@ global___EventBlock = EventBlock
 @typing.final
 class EventList(google.protobuf.message.Message):
     """Consecutive events in plain form. The session's running digests are those of the same events as
-    columns.
+    columns. A list of no events is legal, like a block of none.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -69,7 +69,7 @@ class _SessionStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     SESSION_STATE_FINISHED: _SessionState.ValueType  # 3
     """Finished: the report is stored."""
     SESSION_STATE_FAILED: _SessionState.ValueType  # 4
-    """Cannot go on, see the status's note."""
+    """Cannot go on: the status's note says why, and so does the refusal of whatever is asked."""
 
 class SessionState(_SessionState, metaclass=_SessionStateEnumTypeWrapper):
     """Where a session stands."""
@@ -83,7 +83,7 @@ SESSION_STATE_STREAMING: SessionState.ValueType  # 2
 SESSION_STATE_FINISHED: SessionState.ValueType  # 3
 """Finished: the report is stored."""
 SESSION_STATE_FAILED: SessionState.ValueType  # 4
-"""Cannot go on, see the status's note."""
+"""Cannot go on: the status's note says why, and so does the refusal of whatever is asked."""
 global___SessionState = SessionState
 
 @typing.final
@@ -251,11 +251,13 @@ class SessionStatus(google.protobuf.message.Message):
     epoch: builtins.int
     """Epoch of the newest stream; each Open raises it and fences older streams."""
     state_digest: builtins.int
-    """Digest of the engine's state at applied_events."""
+    """Digest of the engine's state at applied_events; 0 once the session has failed."""
     label: builtins.str
     """The session's label."""
     note: builtins.str
-    """Why the session cannot go on, where it cannot, e.g. ENGINE_CHANGED."""
+    """Why the session cannot go on, where it cannot: the refusal's reason, e.g. POLICY_FAILED,
+    ENGINE_FAILED or ENGINE_CHANGED, a colon and a sentence.
+    """
     @property
     def column_crcs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Running digests of the declared columns at applied_events."""
