@@ -40,6 +40,7 @@ class SourceFacts:
     seed: int | None
     records: int
     skipped: dict[str, int] = field(default_factory=dict)
+_OWNERS: Final = {256: "host", 257: "debugger"}  # as the contract numbers them
 
 
 def vendor_name(vendor: int) -> str:
@@ -154,6 +155,7 @@ def _reference(reference: report_pb2.ReferenceReport) -> Document:
 def _lane(lane: report_pb2.LaneReport, bill: report_pb2.LaneFigures, clock_hertz: int) -> Document:
     executed = sum(vcpu.mov_dr_executed for vcpu in lane.vcpus)
     trapped = sum(vcpu.mov_dr_trapped for vcpu in lane.vcpus)
+    clustered = sum(vcpu.mov_dr_clustered for vcpu in lane.vcpus)
     exits = _exits(lane)
     return {
         "policy": lane.policy,
@@ -168,7 +170,12 @@ def _lane(lane: report_pb2.LaneReport, bill: report_pb2.LaneFigures, clock_hertz
             name: sum(vcpu.exits_by_class[number] for vcpu in lane.vcpus if number < len(vcpu.exits_by_class))
             for number, name in enumerate(_CLASS_NAMES)
         },
-        "mov_dr": {"executed": executed, "trapped": trapped, "free": executed - trapped},
+        "mov_dr": {
+            "executed": executed,
+            "trapped": trapped,
+            "clustered": clustered,
+            "free": executed - trapped - clustered,
+        },
         "windows": sum(vcpu.windows for vcpu in lane.vcpus),
         "ops": {
             "dr_reads": bill.operations.dr_reads,
@@ -186,11 +193,35 @@ def _lane(lane: report_pb2.LaneReport, bill: report_pb2.LaneFigures, clock_hertz
         },
         "rates": _rates(exits[DR_ACCESS], bill, clock_hertz),
         "leaks": sum(leak.count for leak in lane.leaks),
+        "leak_details": [_leak(leak) for leak in lane.leaks],
         "latent_hazards": lane.latent_hazards,
         "host_blind": lane.host_blind,
+        "debug_exits": [_debug_exit(told) for told in lane.debug_exits],
+        "refused_controls": lane.refused_controls,
         "latency": {latency.reason: _latency(latency) for latency in bill.latencies},
         "claims_correct": lane.claims_correct,
         "story": _story(lane),
+    }
+
+
+def _leak(leak: report_pb2.LeakCount) -> Document:
+    """Return what met a foreign register: how, which, and whose it was."""
+    return {
+        "kind": report_pb2.LeakKind.Name(leak.kind).removeprefix("LEAK_KIND_").lower(),
+        "register": f"DR{leak.register}",
+        "owner": _OWNERS.get(leak.owner, f"vcpu {leak.owner}"),
+        "count": leak.count,
+    }
+
+
+def _debug_exit(told: report_pb2.DebugExit) -> Document:
+    """Return what a host debugger was told (KVM_EXIT_DEBUG)."""
+    return {
+        "exception": told.exception,
+        "dr6": told.dr6,
+        "dr7": told.dr7,
+        "count": told.count,
+        "first_event": told.first_event,
     }
 
 

@@ -96,7 +96,10 @@ def report() -> report_pb2.Report:
                 verdict=report_pb2.VERDICT_DIVERGED,
                 first_divergence=DIVERGENCE,
                 diverged_events=7,
-                leaks=[report_pb2.LeakCount(count=2), report_pb2.LeakCount(count=3)],
+                leaks=[
+                    report_pb2.LeakCount(kind=1, count=2),
+                    report_pb2.LeakCount(kind=3, register=6, owner=256, count=3),
+                ],
             ),
             lane(
                 "lazy",
@@ -196,7 +199,7 @@ def test_svm_accesses_are_one_reason() -> None:
 def test_counts_of_the_vcpus_add_up(document: dict[str, Any]) -> None:
     """MOV DR, windows and classes are sums over the vCPUs; what did not trap was free."""
     first = document["lanes"][0]
-    assert first["mov_dr"] == {"executed": 30, "trapped": 12, "free": 18}
+    assert first["mov_dr"] == {"executed": 30, "trapped": 12, "clustered": 0, "free": 18}
     assert first["windows"] == 4
     assert first["exits_by_class"] == {"fast": 2, "light": 4, "heavy": 6}
     assert first["ops"] == {
