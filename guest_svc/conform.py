@@ -130,15 +130,20 @@ def choose_lanes(
     """
     existing = {summary.name: summary.vendors for summary in summaries}
     groups = {
-        EVERY_POLICY: [summary.name for summary in summaries],
-        CORRECT_POLICIES: [summary.name for summary in summaries if summary.claims_correct],
+        EVERY_POLICY: existing,
+        CORRECT_POLICIES: {summary.name: summary.correct_vendors for summary in summaries},
     }
-    names = dict.fromkeys(name for asked in policies for name in groups.get(asked, [asked]))
     # A name that the hypervisor does not have goes to it all the same: it knows the near matches.
-    lanes = [(name, vendor) for name in names for vendor in vendors if vendor in existing.get(name, vendors)]
+    lanes = dict.fromkeys(
+        (name, vendor)
+        for asked in policies
+        for name, there in groups.get(asked, {asked: existing.get(asked, vendors)}).items()
+        for vendor in vendors
+        if vendor in there
+    )
     if not lanes:
         raise BadInput(f"{', '.join(policies)}: none exists on {', '.join(map(vendor_name, vendors))}")
-    return lanes
+    return list(lanes)
 
 
 def run_vectors(hypervisor: Hypervisor, vectors: Iterable[Vector], lanes: Sequence[LaneChoice]) -> Outcome:

@@ -40,6 +40,8 @@ class SourceFacts:
     seed: int | None
     records: int
     skipped: dict[str, int] = field(default_factory=dict)
+
+
 _OWNERS: Final = {256: "host", 257: "debugger"}  # as the contract numbers them
 
 

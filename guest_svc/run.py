@@ -90,7 +90,7 @@ def resolve_policies(
             names += [
                 summary.name
                 for summary in hypervisor.policies()
-                if vendor in summary.vendors and (summary.claims_correct or name == EVERY_POLICY)
+                if vendor in (summary.vendors if name == EVERY_POLICY else summary.correct_vendors)
             ]
         else:
             names.append(name)

@@ -216,13 +216,13 @@ def _policies(options: argparse.Namespace) -> int:
         (
             policy.name + (" (default)" if policy.is_default else ""),
             " ".join(words[vendor] for vendor in policy.vendors),
-            "yes" if policy.claims_correct else "no",
+            " ".join(words[vendor] for vendor in policy.correct_vendors) or "no",
             policy.summary,
             policy.source,
         )
         for policy in summaries
     ]
-    _print_table(("policy", "vendors", "claims to be correct", "summary", "source"), rows)
+    _print_table(("policy", "vendors", "claims to be correct on", "summary", "source"), rows)
     return 0
 
 

@@ -153,6 +153,7 @@ def _constants(
     lane[records.REFUSES] = (
         (records.REFUSES_DEBUGREGS if message.refuses_set_debugregs else 0)
         | (records.REFUSES_DEBUGGER if message.refuses_debugger else 0)
+        | (records.REFUSES_HOST if message.refuses_host_breakpoints else 0)
         | (0 if message.supports_nesting else records.REFUSES_NESTING)
     )
     return lane

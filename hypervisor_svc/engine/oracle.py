@@ -170,6 +170,7 @@ from hypervisor_svc.engine.records import (
     REFUSES,
     REFUSES_DEBUGGER,
     REFUSES_DEBUGREGS,
+    REFUSES_HOST,
     REFUSES_NESTING,
     RESIDENT,
     RESIDENT_ON,
@@ -318,6 +319,7 @@ _NOBODY: Final = U64(OWNER_NOBODY)
 _DEBUGGER_OWNER: Final = U64(OWNER_DEBUGGER)
 _REFUSES_DEBUGREGS: Final = U64(REFUSES_DEBUGREGS)
 _REFUSES_DEBUGGER: Final = U64(REFUSES_DEBUGGER)
+_REFUSES_HOST: Final = U64(REFUSES_HOST)
 _REFUSES_NESTING: Final = U64(REFUSES_NESTING)
 _LAST_DEBUG_EXIT: Final = U64(MOST_DEBUG_EXITS - 1)
 _FAST: Final = U64(1)
@@ -542,6 +544,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             step = _ATTEMPT
         else:
             step = _ENTER
+        if kind == _ADVANCE:
+            vcpu[v, CLUSTER] = ZERO  # time passes; an event that is not taken is nothing
         if step == _DONE and level < LEVEL_DECISIONS:
             continue
         arg = U64(args[i])
@@ -593,7 +597,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         kept_gd = ZERO  # what a debug exception of this event should have cleared
         kept_dr6 = ZERO  # what one that should not have come has set
         is_exit = False
-        if clusters and vcpu[v, CLUSTER] != ZERO:
+        if clusters and vcpu[v, CLUSTER] != ZERO and step != _DONE:
             is_near = U64(gap_cycles[i]) <= lane[CLUSTER_GAP] and vcpu[v, RUNG] != ZERO
             is_allowed = vcpu[v, CLUSTER] < lane[CLUSTER_ACCESSES]
             if group == _DR and is_near and is_allowed and (mark & _NOT_RETIRED) == ZERO and step == _ENTER:
@@ -1146,6 +1150,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 is_refused = kind == _HOST_DEBUGGER and (refuses & _REFUSES_DEBUGGER) != ZERO
                 if kind == _SET_DEBUGREGS or kind == _GET_DEBUGREGS:
                     is_refused = (refuses & _REFUSES_DEBUGREGS) != ZERO
+                elif kind == _HOST_BREAKPOINTS:
+                    is_refused = (refuses & _REFUSES_HOST) != ZERO
                 if kind == _STAGE:
                     vcpu[v, _STAGED_AT + arg] = value
                     step = _DONE
@@ -1508,6 +1514,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         seen = physical[p, slot]
                         if (mode & _OPERAND_32) != ZERO:
                             seen &= LOW_32
+                        if slot < _FIVE:
+                            owner = physical[p, _OWNER_AT + slot]
+                            if owner != c + ONE and owner != _NOBODY:
+                                leaks[LEAK_USED_BY_GUEST, slot if slot < _FOUR else register, owner] += ONE
                 if (mask & _A_HOST_RESTORE) != ZERO:
                     for k in range(_SIX):
                         physical[p, k] = physical[p, _HOST_AT + k]

@@ -110,6 +110,7 @@ LANE_FIELDS: Final = 17
 REFUSES_DEBUGREGS: Final = 1
 REFUSES_DEBUGGER: Final = 2
 REFUSES_NESTING: Final = 4
+REFUSES_HOST: Final = 8
 
 # Where a trapped read of DR6 or DR7 is answered from.
 READ_LIVE: Final = 0  # what the processor (SVM outside the guest: the field) holds

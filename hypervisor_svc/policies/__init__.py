@@ -117,12 +117,14 @@ def policy_summaries() -> list[hypervisor_pb2.PolicySummary]:
     """Return what a list of policies shows."""
     summaries = []
     for name, (vendors, _) in _MAKERS.items():
-        table = policy_table(name, vendors[0], policy_pb2.CpuFeatures())
+        tables = [policy_table(name, vendor, policy_pb2.CpuFeatures()) for vendor in vendors]
+        table = tables[0]
         summaries.append(
             hypervisor_pb2.PolicySummary(
                 name=name,
                 vendors=vendors,
-                claims_correct=table.claims_correct,
+                claims_correct=all(one.claims_correct for one in tables),
+                correct_vendors=[one.vendor for one in tables if one.claims_correct],
                 summary=table.summary,
                 source=table.source,
                 is_default=name == DEFAULT_POLICY,

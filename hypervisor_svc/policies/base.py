@@ -186,6 +186,7 @@ class Policy:
     cluster_accesses: int = 0  # most accesses in one exit; 0 for no limit
     refuses_set_debugregs: bool = False
     refuses_debugger: bool = True
+    refuses_host_breakpoints: bool = False
     supports_nesting: bool = False
 
     def gain_residence(self, sees: Sees) -> Do | None:
@@ -321,5 +322,6 @@ def tabulate(policy: Policy) -> policy_pb2.PolicyTable:
         cluster_accesses=policy.cluster_accesses,
         refuses_set_debugregs=policy.refuses_set_debugregs,
         refuses_debugger=policy.refuses_debugger,
+        refuses_host_breakpoints=policy.refuses_host_breakpoints,
         supports_nesting=policy.supports_nesting,
     )

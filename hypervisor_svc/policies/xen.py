@@ -48,6 +48,7 @@ class Xen(Policy):
     source = "Xen xen/arch/x86/hvm vmx_dr_access, vmx_save_dr, svm_dr_access, svm_save_dr"
     check_order = ()  # the access is run again, and the processor makes the checks
     intercepted_exceptions = (debugreg.VECTOR_DB, debugreg.VECTOR_AC, debugreg.VECTOR_MC)
+    refuses_host_breakpoints = True  # Xen uses no debug registers itself, and keeps none for itself
 
     def __init__(self, vendor: Vendor) -> None:
         """Make the policy for a vendor."""

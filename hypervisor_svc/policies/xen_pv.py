@@ -51,6 +51,7 @@ class XenPv(Policy):
     check_order = (Check.GP, Check.UD)  # GD cannot be set
     intercepted_exceptions = EVERY_EXCEPTION
     quirks = Quirk.MATCHES_IO
+    refuses_host_breakpoints = True  # Xen uses no debug registers itself
     costs = MappingProxyType(
         {
             Action.LOAD_DR0_3: Operations(dr_writes=1),

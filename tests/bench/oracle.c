@@ -193,6 +193,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         } else {
             step = K_ENTER;
         }
+        if (kind == K_ADVANCE) {
+            vcpu[v][CLUSTER] = 0; /* time passes; an event that is not taken is nothing */
+        }
         if (step == K_DONE && level < LEVEL_DECISIONS) {
             continue;
         }
@@ -248,7 +251,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         u64 kept_gd = 0; /* what a debug exception of this event should have cleared */
         u64 kept_dr6 = 0; /* what one that should not have come has set */
         bool is_exit = false;
-        if (clusters && vcpu[v][CLUSTER] != 0) {
+        if (clusters && vcpu[v][CLUSTER] != 0 && step != K_DONE) {
             bool is_near = gap_cycles[i] <= lane[CLUSTER_GAP] && vcpu[v][RUNG] != 0;
             bool is_allowed = vcpu[v][CLUSTER] < lane[CLUSTER_ACCESSES];
             if (group == K_DR && is_near && is_allowed && (mark & K_NOT_RETIRED) == 0 && step == K_ENTER) {
@@ -856,6 +859,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 is_refused = kind == K_HOST_DEBUGGER && (refuses & K_REFUSES_DEBUGGER) != 0;
                 if (kind == K_SET_DEBUGREGS || kind == K_GET_DEBUGREGS) {
                     is_refused = (refuses & K_REFUSES_DEBUGREGS) != 0;
+                } else if (kind == K_HOST_BREAKPOINTS) {
+                    is_refused = (refuses & K_REFUSES_HOST) != 0;
                 }
                 if (kind == K_STAGE) {
                     vcpu[v][K_STAGED_AT + arg] = value;
@@ -1311,6 +1316,12 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         seen = physical[p][slot];
                         if ((mode & K_OPERAND_32) != 0) {
                             seen &= LOW_32;
+                        }
+                        if (slot < 5) {
+                            owner = physical[p][K_OWNER_AT + slot];
+                            if (owner != (c + 1) && owner != K_NOBODY) {
+                                leaks[LEAK_USED_BY_GUEST][slot < 4 ? slot : register_][owner] += 1;
+                            }
                         }
                     }
                 }

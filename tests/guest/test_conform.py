@@ -35,8 +35,8 @@ def test_lanes_are_policies_on_the_vendors_that_they_exist_on(
 ) -> None:
     """Groups of policies are spelled out; an unknown name is the hypervisor's to refuse."""
     summaries = [
-        hypervisor_pb2.PolicySummary(name="both", vendors=[VMX, SVM], claims_correct=True),
-        hypervisor_pb2.PolicySummary(name="intel", vendors=[VMX], claims_correct=True),
+        hypervisor_pb2.PolicySummary(name="both", vendors=[VMX, SVM], correct_vendors=[VMX, SVM]),
+        hypervisor_pb2.PolicySummary(name="intel", vendors=[VMX], correct_vendors=[VMX]),
         hypervisor_pb2.PolicySummary(name="wrong", vendors=[VMX, SVM]),
     ]
     assert conform.choose_lanes(summaries, policies, vendors) == lanes

@@ -890,10 +890,11 @@ class PolicySummary(google.protobuf.message.Message):
     SUMMARY_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     IS_DEFAULT_FIELD_NUMBER: builtins.int
+    CORRECT_VENDORS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     claims_correct: builtins.bool
-    """Its own claim."""
+    """Its own claim, on every vendor that it exists on."""
     summary: builtins.str
     """One line for people."""
     source: builtins.str
@@ -904,6 +905,10 @@ class PolicySummary(google.protobuf.message.Message):
     def vendors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[exitlab.v1.policy_pb2.Vendor.ValueType]:
         """The vendors that it exists on."""
 
+    @property
+    def correct_vendors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[exitlab.v1.policy_pb2.Vendor.ValueType]:
+        """The vendors on which it claims to be correct."""
+
     def __init__(
         self,
         *,
@@ -913,8 +918,9 @@ class PolicySummary(google.protobuf.message.Message):
         summary: builtins.str = ...,
         source: builtins.str = ...,
         is_default: builtins.bool = ...,
+        correct_vendors: collections.abc.Iterable[exitlab.v1.policy_pb2.Vendor.ValueType] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["claims_correct", b"claims_correct", "is_default", b"is_default", "name", b"name", "source", b"source", "summary", b"summary", "vendors", b"vendors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["claims_correct", b"claims_correct", "correct_vendors", b"correct_vendors", "is_default", b"is_default", "name", b"name", "source", b"source", "summary", b"summary", "vendors", b"vendors"]) -> None: ...
 
 global___PolicySummary = PolicySummary
 

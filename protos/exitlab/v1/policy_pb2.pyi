@@ -362,6 +362,7 @@ class PolicyTable(google.protobuf.message.Message):
     REFUSES_SET_DEBUGREGS_FIELD_NUMBER: builtins.int
     REFUSES_DEBUGGER_FIELD_NUMBER: builtins.int
     SUPPORTS_NESTING_FIELD_NUMBER: builtins.int
+    REFUSES_HOST_BREAKPOINTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name for reports."""
     vendor: global___Vendor.ValueType
@@ -394,6 +395,8 @@ class PolicyTable(google.protobuf.message.Message):
     """Whether the policy has no host debugger: HOST_DEBUGGER is refused."""
     supports_nesting: builtins.bool
     """Whether the policy runs nested guests; without it VMRUN is refused."""
+    refuses_host_breakpoints: builtins.bool
+    """Whether the host has no breakpoints of its own: HOST_BREAKPOINTS is refused."""
     @property
     def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the micro-actions; bit i of a row stands for the i-th name. A row's actions are always
@@ -471,9 +474,10 @@ class PolicyTable(google.protobuf.message.Message):
         refuses_set_debugregs: builtins.bool = ...,
         refuses_debugger: builtins.bool = ...,
         supports_nesting: builtins.bool = ...,
+        refuses_host_breakpoints: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["trap_operations", b"trap_operations"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actions", b"actions", "check_order", b"check_order", "claims_correct", b"claims_correct", "classes", b"classes", "cluster_accesses", b"cluster_accesses", "cluster_gap_cycles", b"cluster_gap_cycles", "costs", b"costs", "deviations", b"deviations", "emulated_dr6_fixed", b"emulated_dr6_fixed", "emulated_dr6_writable", b"emulated_dr6_writable", "emulated_dr7_writable", b"emulated_dr7_writable", "initially_armed", b"initially_armed", "intercepted_exceptions", b"intercepted_exceptions", "memories", b"memories", "moments", b"moments", "name", b"name", "quirks", b"quirks", "refuses_debugger", b"refuses_debugger", "refuses_set_debugregs", b"refuses_set_debugregs", "source", b"source", "summary", b"summary", "supports_nesting", b"supports_nesting", "trap_operations", b"trap_operations", "unintercepted_accesses", b"unintercepted_accesses", "vendor", b"vendor"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actions", b"actions", "check_order", b"check_order", "claims_correct", b"claims_correct", "classes", b"classes", "cluster_accesses", b"cluster_accesses", "cluster_gap_cycles", b"cluster_gap_cycles", "costs", b"costs", "deviations", b"deviations", "emulated_dr6_fixed", b"emulated_dr6_fixed", "emulated_dr6_writable", b"emulated_dr6_writable", "emulated_dr7_writable", b"emulated_dr7_writable", "initially_armed", b"initially_armed", "intercepted_exceptions", b"intercepted_exceptions", "memories", b"memories", "moments", b"moments", "name", b"name", "quirks", b"quirks", "refuses_debugger", b"refuses_debugger", "refuses_host_breakpoints", b"refuses_host_breakpoints", "refuses_set_debugregs", b"refuses_set_debugregs", "source", b"source", "summary", b"summary", "supports_nesting", b"supports_nesting", "trap_operations", b"trap_operations", "unintercepted_accesses", b"unintercepted_accesses", "vendor", b"vendor"]) -> None: ...
 
 global___PolicyTable = PolicyTable
 
