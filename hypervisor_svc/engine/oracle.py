@@ -581,6 +581,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         raising = ZERO  # the cause of a debug exception that the next entry delivers
         is_kept = False  # the exception leaves DR6 and DR7 as they are
         is_held = False  # what MOV SS has held takes part
+        held_before = vcpu[v, HELD]
         enters_nested = False
         is_clustered = False
         is_undone = False  # a debugger's general detect left the access undone
@@ -1735,8 +1736,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, DECLARED_DR7] |= DR7_GD
                         vcpu[v, DECLARED_RULE] = rule
                     if is_here_undone != is_there_undone:
-                        vcpu[v, HELD] = ZERO
-                        vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
+                        # What MOV SS has held goes on as the stream does.
+                        is_kept_on = is_here_undone and (true_story == _NOTHING or true_story == _STORY_READ)
+                        vcpu[v, HELD] = held_before if is_kept_on else ZERO
+                        shade = SHADOW_FETCHED if is_fetch else SHADOW_OVERDUE
+                        vcpu[v, SHADOW_OF_SS] = shade if is_kept_on and held_before != ZERO else SHADOW_NONE
                     if is_write and is_here_undone != is_there_undone:
                         vcpu[v, _DECLARED_AT + slot] = ~ZERO
                         vcpu[v, DECLARED_RULE] = rule
