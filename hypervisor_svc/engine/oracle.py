@@ -600,7 +600,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         is_exit = False
         if clusters and vcpu[v, CLUSTER] != ZERO and step != _DONE:
             is_near = U64(gap_cycles[i]) <= lane[CLUSTER_GAP] and vcpu[v, RUNG] != ZERO
-            is_allowed = vcpu[v, CLUSTER] < lane[CLUSTER_ACCESSES]
+            # An exception that is due is delivered first.
+            is_allowed = vcpu[v, CLUSTER] < lane[CLUSTER_ACCESSES] and vcpu[v, SHADOW_OF_SS] != SHADOW_OVERDUE
             if group == _DR and is_near and is_allowed and (mark & _NOT_RETIRED) == ZERO and step == _ENTER:
                 step = _CLUSTER
             else:
@@ -1699,6 +1700,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         rule = _R_EMULATED_MASKS
             if not is_declared and group == _DR and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                 is_gd = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or is_undone
+                is_gd = is_gd or (takes_db and true_story == _NOTHING)
                 if is_gd or story == _STORY_VMEXIT or true_story == _STORY_VMEXIT:
                     rule = vcpu[v, DECLARED_RULE]
                     is_declared = rule != ZERO
