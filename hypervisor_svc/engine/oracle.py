@@ -1709,7 +1709,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if declared[rule - ONE, 1] == ZERO:
                     declared[rule - ONE, 1] = first_event + U64(i) + ONE
                 is_here_undone = is_exception(story) and story != _STORY_DB_TRAP
+                is_here_undone = is_here_undone or story == _STORY_VMEXIT
                 is_there_undone = is_exception(true_story) and true_story != _STORY_DB_TRAP
+                is_there_undone = is_there_undone or true_story == _STORY_VMEXIT
                 if story == true_story and is_exception(story):
                     difference = (seen ^ true_value) & ~undefined
                     vcpu[v, DECLARED_DR6] |= difference & LOW_32
