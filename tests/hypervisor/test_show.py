@@ -466,7 +466,7 @@ def test_what_changed_in_kvm_from_3_15_can_be_read_off() -> None:
     text = show_diff.diff_text(first, second)
     (closing,) = [line for line in section(text, "LEAVE_LOOP") if "SAVE_DR7" in line]
     assert closing.startswith("memory=OPEN ")
-    assert "+RESET_DR6 ARM EFFECTIVE +RECOMPUTE" in closing
+    assert "+RESET_DR6 ARM +EFFECTIVE -EFFECTIVE_RAW +RECOMPUTE" in closing
     assert any(line.endswith("ZERO_DR7 LOAD_DR0_3 -LOAD_DR6") for line in section(text, "ENTER_LOOP"))
     assert re.search(r"^claims_correct +no -> yes$", text, re.MULTILINE)
     assert len(text.splitlines()) <= 50  # a screen
