@@ -5,11 +5,28 @@ All numbers are ``uint64``, for the compiled loops.
 
 from typing import Final
 
-from exitlab.events import FETCH_END, DebuggerControl, NestedControl
+from exitlab.events import FETCH_END, DebuggerControl, EventKind, NestedControl
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.debug_registers import U64, ZERO
 
 END_OF_FETCH: Final = U64(FETCH_END)
+
+# Kinds that do more than read or write registers, match, or fault; and those that use staged operands.
+SPECIAL_KINDS: Final = U64(
+    sum(
+        1 << kind
+        for kind in (
+            *(EventKind.INT1, EventKind.INT3, EventKind.INTN, EventKind.MOV_SS, EventKind.VMRUN),
+            *(EventKind.VMEXIT_TO_L1, EventKind.HOST_DEBUGGER, EventKind.RESET, EventKind.INIT),
+        )
+    )
+)
+USING_KINDS: Final = U64(
+    1 << EventKind.SET_DEBUGREGS
+    | 1 << EventKind.HOST_DEBUGGER
+    | 1 << EventKind.HOST_BREAKPOINTS
+    | 1 << EventKind.VMRUN
+)
 
 # How far the shadow of a MOV SS has come.
 SHADOW_NONE: Final = U64(0)

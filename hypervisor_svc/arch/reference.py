@@ -25,9 +25,11 @@ from hypervisor_svc.arch.controls import (
     SHADOW_FETCHED,
     SHADOW_NONE,
     SHADOW_OVERDUE,
+    SPECIAL_KINDS,
     TAKES_DB,
     USES_HW,
     USES_SW,
+    USING_KINDS,
     WANTS_DB,
     WANTS_MOV_DR,
     kept_control,
@@ -79,7 +81,8 @@ DEBUGGER_DR7: Final = 20
 NESTED: Final = 21  # a nested guest runs
 NESTED_CONTROL: Final = 22
 NESTED_DR7: Final = 23  # as the guest hypervisor finds it
-REFERENCE_FIELDS: Final = 24
+EXTRA: Final = 24  # not zero while one of SHADOW, CONTROL and NESTED is not
+REFERENCE_FIELDS: Final = 25
 
 # Counts of the whole reference.
 EVENTS: Final = 0
@@ -239,18 +242,25 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
         is_kept = False  # the exception leaves DR6 as it is
         is_guests = kind < _FIRST_ASYNCHRONOUS
         is_io = kind >= _IN and kind <= _OUTS
-        control = state[v, CONTROL]
-        takes_db = (control & TAKES_DB) != ZERO
-        is_nested = state[v, NESTED] != ZERO
-        nested_control = state[v, NESTED_CONTROL] if is_nested else ZERO
-        shadow = state[v, SHADOW]
         is_fetch = kind == _FETCH and arg != END_OF_FETCH
-        # A step shows disabled breakpoints that match as well, in bits that are undefined.
-        may_show = (state[v, DR7] & DR7_ENABLES) != ZERO or (mode & _TF) != ZERO
-        is_matching = is_computed and not takes_db and may_show
-        is_overdue = shadow == SHADOW_OVERDUE or (shadow == SHADOW_FETCHED and is_fetch)
-        is_sure = (mark & (_RETIRED | _NOT_RETIRED)) != ZERO
-        if is_overdue and is_guests and not is_sure and state[v, HELD] != ZERO:
+        control = ZERO
+        takes_db = False
+        is_nested = False
+        nested_control = ZERO
+        shadow = SHADOW_NONE
+        is_overdue = False
+        is_special = state[v, EXTRA] != ZERO or (mode & _TF) != ZERO
+        is_special = is_special or ((SPECIAL_KINDS >> U64(kind)) & ONE) != ZERO
+        if is_special:
+            control = state[v, CONTROL]
+            takes_db = (control & TAKES_DB) != ZERO
+            is_nested = state[v, NESTED] != ZERO
+            nested_control = state[v, NESTED_CONTROL] if is_nested else ZERO
+            shadow = state[v, SHADOW]
+            is_overdue = shadow == SHADOW_OVERDUE or (shadow == SHADOW_FETCHED and is_fetch)
+            is_sure = (mark & (_RETIRED | _NOT_RETIRED)) != ZERO
+            is_overdue = is_overdue and is_guests and not is_sure and state[v, HELD] != ZERO
+        if is_overdue:
             hits = state[v, HELD]
             state[v, HELD] = ZERO
             state[v, SHADOW] = SHADOW_NONE
@@ -328,6 +338,9 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                             counts[FIRST_RECORDED] = value
                             counts[FIRST_READ] = seen
         elif kind == _FETCH or kind == _READ or kind == _WRITE or is_io:
+            # A step shows disabled breakpoints that match as well, in bits that are undefined.
+            may_show = (state[v, DR7] & DR7_ENABLES) != ZERO or (mode & _TF) != ZERO
+            is_matching = is_computed and not takes_db and may_show
             address = U64(selectors[i]) if is_io else value
             access = ACCESS_IO
             is_blocked = is_io and (state[v, HAS_DE] == ZERO or arg == ZERO)
@@ -347,7 +360,7 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                 if (hits & _15) != ZERO:
                     story = DB_FAULT if kind == _FETCH else DB_TRAP
         elif kind == _MOV_SS:
-            if is_matching and arg != ZERO:
+            if is_computed and not takes_db and arg != ZERO and (state[v, DR7] & DR7_ENABLES) != ZERO:
                 hits = matching_slots(
                     ACCESS_READ, value, arg, state[v, 0], state[v, 1], state[v, 2], state[v, 3], state[v, DR7]
                 )
@@ -432,74 +445,81 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                     state[v, UNDEFINED] = ZERO
         elif kind == _VMEXIT_TO_L1 and is_nested:
             story = VMEXIT
-        if kind == _SET_DEBUGREGS or kind == _HOST_DEBUGGER or kind == _HOST_BREAKPOINTS or kind == _VMRUN:
+        if ((USING_KINDS >> U64(kind)) & ONE) != ZERO:
             for k in range(U64(6)):
                 state[v, U64(STAGED) + k] = ZERO
-        # The end of an instruction: its single step, and what a MOV SS before it has held.
-        is_refused = fault != FAULT_NONE or story == DB_FAULT or kind == _EXCEPTION or story == VMEXIT
-        is_tail = is_computed and is_guests and (mark & _NOT_RETIRED) == ZERO
-        if is_tail and not is_refused:
-            is_whole = (mode & _TF) != ZERO or kind != _FETCH or not is_fetch
-            if (mode & _TF) != ZERO and story != READ and kind != _MOV_SS:
-                if kind != _INT1 and kind != _INT3 and kind != _INTN:
-                    cause |= DR6_BS
-                    story = DB_TRAP
-            if kind == _MOV_SS:
-                if shadow != SHADOW_NONE:
-                    if state[v, HELD] != ZERO:
-                        hits |= state[v, HELD]
+        is_raised = kind == _EXCEPTION
+        if is_special or is_raised or story > READ:
+            # The end of an instruction: its single step, and what a MOV SS before it has held.
+            is_refused = fault != FAULT_NONE or story == DB_FAULT or kind == _EXCEPTION or story == VMEXIT
+            is_tail = is_special and is_computed and is_guests and (mark & _NOT_RETIRED) == ZERO
+            if is_tail and not is_refused:
+                is_whole = (mode & _TF) != ZERO or kind != _FETCH or not is_fetch
+                if (mode & _TF) != ZERO and story != READ and kind != _MOV_SS:
+                    if kind != _INT1 and kind != _INT3 and kind != _INTN:
+                        cause |= DR6_BS
                         story = DB_TRAP
-                    state[v, HELD] = ZERO
-                    state[v, SHADOW] = SHADOW_NONE
-            elif shadow == SHADOW_CAST and not is_whole:
-                state[v, SHADOW] = SHADOW_FETCHED
-            elif shadow != SHADOW_NONE:
-                state[v, SHADOW] = SHADOW_NONE
-                if state[v, HELD] != ZERO:
-                    if story == READ or kind == _INT3:
-                        state[v, SHADOW] = SHADOW_OVERDUE
-                    else:
-                        hits |= state[v, HELD]
+                if kind == _MOV_SS:
+                    if shadow != SHADOW_NONE:
+                        if state[v, HELD] != ZERO:
+                            hits |= state[v, HELD]
+                            story = DB_TRAP
                         state[v, HELD] = ZERO
-                        story = DB_TRAP
-                        is_kept = False
-        elif is_tail:
-            state[v, HELD] = ZERO
-            state[v, SHADOW] = SHADOW_NONE
-        if story == DB_FAULT or story == DB_TRAP:
-            cause |= hits >> _FOUR
-            # No intercept of #DB covers INT1 on SVM, unless something held comes with it (assumed).
-            is_native_int1 = is_svm and kind == _INT1 and is_kept
-            is_wanted = (nested_control & WANTS_DB) != ZERO and kind != _HOST_DEBUGGER and not is_native_int1
-            if takes_db and fault != FAULT_GD and not is_native_int1:
-                story = NOTHING  # the host's debugger has it
-            elif is_wanted and not is_svm:
-                story = VMEXIT
-                undefined[i] = np.uint32((hits >> _FOUR) & ~hits)
-            else:
-                if not is_kept:
-                    state[v, DR6] = dr6_after_db(state[v, DR6], cause)
-                    if kind != _EXCEPTION:
-                        state[v, DR6_UNAIDED] = dr6_after_db(state[v, DR6_UNAIDED], cause)
-                        state[v, UNDEFINED] = (state[v, UNDEFINED] & ~_15) | ((hits >> _FOUR) & ~hits)
-                if not is_kept or kind == _HOST_DEBUGGER:
-                    state[v, DR7] &= ~DR7_GD
-                if is_wanted:
+                        state[v, SHADOW] = SHADOW_NONE
+                elif shadow == SHADOW_CAST and not is_whole:
+                    state[v, SHADOW] = SHADOW_FETCHED
+                elif shadow != SHADOW_NONE:
+                    state[v, SHADOW] = SHADOW_NONE
+                    if state[v, HELD] != ZERO:
+                        if story == READ or kind == _INT3:
+                            state[v, SHADOW] = SHADOW_OVERDUE
+                        else:
+                            hits |= state[v, HELD]
+                            state[v, HELD] = ZERO
+                            story = DB_TRAP
+                            is_kept = False
+            elif is_tail:
+                state[v, HELD] = ZERO
+                state[v, SHADOW] = SHADOW_NONE
+            if story == DB_FAULT or story == DB_TRAP:
+                cause |= hits >> _FOUR
+                # No intercept of #DB covers INT1 on SVM, unless something held comes with it (assumed).
+                is_native_int1 = is_svm and kind == _INT1 and is_kept
+                is_wanted = (
+                    (nested_control & WANTS_DB) != ZERO and kind != _HOST_DEBUGGER and not is_native_int1
+                )
+                if takes_db and fault != FAULT_GD and not is_native_int1:
+                    story = NOTHING  # the host's debugger has it
+                elif is_wanted and not is_svm:
                     story = VMEXIT
-        if story == VMEXIT:
-            if is_svm:
-                cause = state[v, DR6]
+                    undefined[i] = np.uint32((hits >> _FOUR) & ~hits)
+                else:
+                    if not is_kept:
+                        state[v, DR6] = dr6_after_db(state[v, DR6], cause)
+                        if kind != _EXCEPTION:
+                            state[v, DR6_UNAIDED] = dr6_after_db(state[v, DR6_UNAIDED], cause)
+                            state[v, UNDEFINED] = (state[v, UNDEFINED] & ~_15) | ((hits >> _FOUR) & ~hits)
+                    if not is_kept or kind == _HOST_DEBUGGER:
+                        state[v, DR7] &= ~DR7_GD
+                    if is_wanted:
+                        story = VMEXIT
+            if story == VMEXIT:
+                is_raised = True
+                if is_svm:
+                    cause = state[v, DR6]
+                    undefined[i] = np.uint32(state[v, UNDEFINED])
+                if is_svm or (state[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
+                    state[v, NESTED_DR7] = state[v, DR7]
+                seen = (cause & LOW_32) | (state[v, NESTED_DR7] << _32)
+                state[v, DR7] = DR7_RESET
+                state[v, NESTED] = ZERO
+            elif is_exception(story):
+                is_raised = True
+                seen = state[v, DR6] | (state[v, DR7] << _32)
                 undefined[i] = np.uint32(state[v, UNDEFINED])
-            if is_svm or (state[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
-                state[v, NESTED_DR7] = state[v, DR7]
-            seen = (cause & LOW_32) | (state[v, NESTED_DR7] << _32)
-            state[v, DR7] = DR7_RESET
-            state[v, NESTED] = ZERO
-        elif is_exception(story):
-            seen = state[v, DR6] | (state[v, DR7] << _32)
-            undefined[i] = np.uint32(state[v, UNDEFINED])
+            if is_special:
+                state[v, EXTRA] = state[v, SHADOW] | state[v, CONTROL] | state[v, NESTED]
         if conditional == ZERO and is_guests:
-            is_raised = is_exception(story) or story == VMEXIT or kind == _EXCEPTION
             state[v, FAULTED] = ONE if is_raised else ZERO
         stories[i] = story
         story_values[i] = seen

@@ -28,6 +28,7 @@ from hypervisor_svc.arch.controls import (
     SHADOW_FETCHED,
     SHADOW_NONE,
     SHADOW_OVERDUE,
+    SPECIAL_KINDS,
     TAKES_DB,
     USES_HW,
     USES_SW,
@@ -106,6 +107,7 @@ from hypervisor_svc.engine.records import (
     EMULATED_DR7_WRITABLE,
     EXECUTED,
     EXITS_BY_CLASS,
+    EXTRA,
     FAILURE,
     FAILURE_BILL_FULL,
     FAILURE_LIVE_LOCK,
@@ -265,6 +267,7 @@ _UNKNOWN: Final = U64(Mark.VALUE_UNKNOWN)
 _RETIRED: Final = U64(Mark.RETIRED)
 _NOT_RETIRED: Final = U64(Mark.NOT_RETIRED)
 _CLASS_SHIFT: Final = U64(6)
+_NOT_PLAIN: Final = U64(0xFF & ~(Mark.VALUE_EXPECTED | Mark.IF_FAULT | Mark.IF_OK | Mark.RETIRED))
 _CPL: Final = U64(Mode.CPL)
 _RF: Final = U64(Mode.RF)
 _TF: Final = U64(Mode.TF)
@@ -530,12 +533,14 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         event_key = ZERO
         event_operations = ZERO
         is_tail = False  # a single step or what MOV SS has held may follow
+        is_special = vcpu[v, EXTRA] != ZERO or (U64(modes[i]) & _TF) != ZERO
+        is_special = is_special or ((SPECIAL_KINDS >> U64(kind)) & ONE) != ZERO
         if kind == _ADVANCE or true_story == _STORY_NOT_TAKEN:
             story = true_story
             step = _DONE
         elif group == _HOST_GROUP:
             step = _HOST
-        elif vcpu[v, SHADOW_OF_SS] != SHADOW_NONE or (U64(modes[i]) & _TF) != ZERO:
+        elif is_special and (vcpu[v, SHADOW_OF_SS] != SHADOW_NONE or (U64(modes[i]) & _TF) != ZERO):
             step = _ENTER
             is_tail = is_computed and kind < _FIRST_ASYNCHRONOUS
         elif group == _QUIET and vcpu[v, RUNG] == ZERO:
@@ -544,13 +549,53 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             step = _ATTEMPT
         else:
             step = _ENTER
-        if kind == _ADVANCE:
+        if clusters and kind == _ADVANCE:
             vcpu[v, CLUSTER] = ZERO  # time passes; an event that is not taken is nothing
         if step == _DONE and level < LEVEL_DECISIONS:
             continue
         arg = U64(args[i])
         mode = U64(modes[i])
         mark = U64(marks[i])
+        is_free = group == _DR and step == _ATTEMPT and vcpu[v, ARMED] == ZERO
+        if is_free and level < LEVEL_DECISIONS and not is_special:
+            # A plain access that runs natively and shows what it must, as most do: no step is needed.
+            p = vcpu[v, RESIDENT_ON] - ONE
+            is_retired = (mark & _RETIRED) != ZERO
+            is_plain = is_retired or (physical[p, HARDWARE_DR7] & DR7_GD) == ZERO
+            if is_plain and (mode | (mark & _NOT_PLAIN)) == ZERO and arg != _FOUR and arg != _FIVE:
+                slot = arg if arg < _FOUR else arg - _TWO
+                true_value = true_values[i]
+                if kind == _MOV_TO_DR:
+                    value = values[i]
+                    if true_story == _NOTHING and (is_retired or arg < _SIX or (value >> _32) == ZERO):
+                        if arg == _SIX:
+                            value = canonical_dr6(value, writable_dr6)
+                            vcpu[v, TRUE_UNDEFINED] = ZERO
+                        elif arg == _SEVEN:
+                            value = canonical_dr7(value)
+                        else:
+                            vcpu[v, STALE_SLOTS] &= ~(ONE << slot)
+                        physical[p, slot] = value
+                        if slot < _FIVE:
+                            physical[p, _OWNER_AT + slot] = v + ONE
+                        if vcpu[v, WINDOW] == _WINDOW_OPEN:
+                            vcpu[v, WINDOW_SIZE] += ONE
+                        vcpu[v, _TRUE_AT + slot] = true_value
+                        vcpu[v, _DECLARED_AT + slot] = ZERO
+                        vcpu[v, EXECUTED] += ONE
+                        continue
+                else:
+                    seen = physical[p, slot]
+                    is_own = slot == _FIVE or physical[p, _OWNER_AT + slot] == v + ONE
+                    is_true = ((seen ^ true_value) & ~U64(true_undefined[i])) == ZERO
+                    if is_own and is_true and true_story == _STORY_READ:
+                        if vcpu[v, WINDOW] == _WINDOW_OPEN:
+                            vcpu[v, WINDOW_SIZE] += ONE
+                        vcpu[v, EXECUTED] += ONE
+                        seen &= ~U64(true_undefined[i])
+                        counts[DIGEST] += mixed(first_event + U64(i), v, _STORY_READ, seen)
+                        continue
+                    seen = ZERO
         selector = U64(selectors[i])
         value = values[i]
         true_value = true_values[i]
@@ -581,7 +626,6 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         raising = ZERO  # the cause of a debug exception that the next entry delivers
         is_kept = False  # the exception leaves DR6 and DR7 as they are
         is_held = False  # what MOV SS has held takes part
-        held_before = vcpu[v, HELD]
         enters_nested = False
         is_clustered = False
         is_undone = False  # a debugger's general detect left the access undone
@@ -589,9 +633,15 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         stop = ZERO  # the exception that the host's debugger is told of
         stop_dr6 = ZERO
         stop_dr7 = ZERO
-        host_control = vcpu[v, CONTROL]
-        nested_control = vcpu[v, NESTED_CONTROL] if vcpu[v, NESTED] != ZERO else ZERO
-        takes_db = (host_control & TAKES_DB) != ZERO
+        held_before = ZERO
+        host_control = ZERO
+        nested_control = ZERO
+        takes_db = False
+        if is_special:
+            held_before = vcpu[v, HELD]
+            host_control = vcpu[v, CONTROL]
+            nested_control = vcpu[v, NESTED_CONTROL] if vcpu[v, NESTED] != ZERO else ZERO
+            takes_db = (host_control & TAKES_DB) != ZERO
         is_fetch = kind == _FETCH and arg != END_OF_FETCH
         is_io = kind >= _IN and kind <= _OUTS
         taint = ZERO  # bits that an emulated write left different
@@ -668,10 +718,17 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 is_exit = False
                 fault = FAULT_NONE
                 vector = _NO_VECTOR
-                is_outside = vcpu[v, RUNG] != ZERO  # an instruction that was emulated retires
-                step = _DELIVER if is_outside else _DONE
-                shade = vcpu[v, SHADOW_OF_SS]
-                is_overdue = shade == SHADOW_OVERDUE or (shade == SHADOW_FETCHED and is_fetch)
+                is_outside = False
+                is_overdue = False
+                shade = SHADOW_NONE
+                step = _DONE
+                if is_special:
+                    is_outside = vcpu[v, RUNG] != ZERO  # an instruction that was emulated retires
+                    step = _DELIVER if is_outside else _DONE
+                    shade = vcpu[v, SHADOW_OF_SS]
+                    is_overdue = shade == SHADOW_OVERDUE or (shade == SHADOW_FETCHED and is_fetch)
+                    is_overdue = is_overdue and vcpu[v, HELD] != ZERO
+                    is_overdue = is_overdue and is_tail and (mark & _RETIRED) == ZERO
                 if is_outside:
                     if story == _STORY_DB_TRAP:
                         vector = ONE
@@ -680,7 +737,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     cause = raising
                     raising = ZERO
                     story = _STORY_DB_TRAP
-                elif is_overdue and vcpu[v, HELD] != ZERO and is_tail and (mark & _RETIRED) == ZERO:
+                elif is_overdue:
                     vector = ONE
                     cause = vcpu[v, HELD] >> _FOUR
                     story = _STORY_DB_FAULT
@@ -1057,6 +1114,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             cause = hits >> _FOUR
                             story = _STORY_DB_TRAP
                             is_tail = True
+                            is_special = True
                 if is_tail and stop == ZERO:
                     step = _ATTEMPT
                 elif enters_nested:
@@ -1474,14 +1532,15 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[c, FIELD_DR7] = vcpu[c, EFFECTIVE_DR7]
                     vcpu[c, BELIEF] = ONE if (vcpu[c, EFFECTIVE_DR7] & DR7_ENABLES) != ZERO else ZERO
                 if (mask & _A_LOAD_DR0_3) != ZERO:
-                    owns = vcpu[c, DEBUGGER] == _OWNS_BREAKPOINTS
                     for k in range(_FOUR):
-                        word = vcpu[c, _EFFECTIVE_AT + k]
-                        is_debuggers = owns and word == vcpu[c, _DEBUGGER_DB_AT + k]
-                        physical[p, k] = word
+                        physical[p, k] = vcpu[c, _EFFECTIVE_AT + k]
                         physical[p, _OWNER_AT + k] = c + ONE
-                        if is_debuggers and word != vcpu[c, _SHADOW_AT + k]:
-                            physical[p, _OWNER_AT + k] = _DEBUGGER_OWNER
+                    if vcpu[c, DEBUGGER] == _OWNS_BREAKPOINTS:
+                        for k in range(_FOUR):
+                            word = vcpu[c, _EFFECTIVE_AT + k]
+                            is_debuggers = word == vcpu[c, _DEBUGGER_DB_AT + k]
+                            if is_debuggers and word != vcpu[c, _SHADOW_AT + k]:
+                                physical[p, _OWNER_AT + k] = _DEBUGGER_OWNER
                     vcpu[c, LAST_LOAD] = p + ONE
                 if (mask & _A_LOAD_DR6) != ZERO:
                     if is_svm:
@@ -1544,7 +1603,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[c, WINDOW] = _WINDOW_OPENING
                         vcpu[c, WINDOW_SIZE] = ZERO
                     vcpu[c, ARMED] = ZERO
-                if moment == _DR_TRAPPED:
+                if clusters and moment == _DR_TRAPPED:
                     if (mask & _A_STAY) == ZERO:
                         vcpu[c, CLUSTER] = ZERO
                     elif vcpu[c, CLUSTER] == ZERO:
@@ -1565,7 +1624,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if moment <= _ENTER_GUEST:
                 vcpu[c, RUNG] -= ONE
                 if moment == _ENTER_GUEST:
-                    vcpu[c, CLUSTER] = ZERO
+                    if clusters:
+                        vcpu[c, CLUSTER] = ZERO
                     is_skipped = vcpu[c, CONTROLS_ARE_OFF] != ZERO
                     if is_skipped and c == v:
                         event_key |= _SKIPPED
@@ -1780,25 +1840,27 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if debug_exits[at, DEBUG_EXIT_COUNT] == ZERO:
                 debug_exits[at, DEBUG_EXIT_FIRST] = first_event + U64(i)
             debug_exits[at, DEBUG_EXIT_COUNT] += ONE
-        if true_story == _STORY_VMEXIT:
-            vcpu[v, TRUE_DR7] = DR7_RESET
-            vcpu[v, DECLARED_DR7] = ZERO
-            if is_svm:
+        if is_special:
+            vcpu[v, EXTRA] = vcpu[v, SHADOW_OF_SS] | vcpu[v, CONTROL] | vcpu[v, NESTED]
+            if kind == _VMRUN:
+                if true_story != _STORY_VMEXIT and (is_svm or (value & LOADS_CONTROLS) != ZERO):
+                    vcpu[v, TRUE_DR7] = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
+                if true_story != _STORY_VMEXIT and is_svm:
+                    vcpu[v, TRUE_DR6] = canonical_dr6(vcpu[v, _STAGED_AT + _FOUR] & LOW_32, writable_dr6)
+                    vcpu[v, TRUE_UNDEFINED] = ZERO
+                for k in range(_SIX):
+                    vcpu[v, _STAGED_AT + k] = ZERO
+        if true_story >= _STORY_DB_FAULT:
+            if true_story == _STORY_VMEXIT:
+                vcpu[v, TRUE_DR7] = DR7_RESET
+                vcpu[v, DECLARED_DR7] = ZERO
+                if is_svm:
+                    vcpu[v, TRUE_DR6] = true_value & LOW_32
+                    vcpu[v, TRUE_UNDEFINED] = undefined
+            elif is_exception(true_story):
                 vcpu[v, TRUE_DR6] = true_value & LOW_32
+                vcpu[v, TRUE_DR7] = true_value >> _32
                 vcpu[v, TRUE_UNDEFINED] = undefined
-        elif kind == _VMRUN:
-            if is_svm or (value & LOADS_CONTROLS) != ZERO:
-                vcpu[v, TRUE_DR7] = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
-            if is_svm:
-                vcpu[v, TRUE_DR6] = canonical_dr6(vcpu[v, _STAGED_AT + _FOUR] & LOW_32, writable_dr6)
-                vcpu[v, TRUE_UNDEFINED] = ZERO
-        elif is_exception(true_story):
-            vcpu[v, TRUE_DR6] = true_value & LOW_32
-            vcpu[v, TRUE_DR7] = true_value >> _32
-            vcpu[v, TRUE_UNDEFINED] = undefined
-        if kind == _VMRUN:
-            for k in range(_SIX):
-                vcpu[v, _STAGED_AT + k] = ZERO
         is_written = is_write and (mark & _NOT_RETIRED) == ZERO
         if is_written and (mark & _RETIRED) == ZERO and takes_db:
             # General detect that the debugger takes leaves the access undone.

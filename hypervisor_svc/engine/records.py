@@ -62,7 +62,8 @@ CONTROL: Final = 70  # of the host's debugger
 NESTED: Final = 71
 NESTED_CONTROL: Final = 72
 NESTED_DR7: Final = 73
-VCPU_FIELDS: Final = 74
+EXTRA: Final = 74  # not zero while one of SHADOW_OF_SS, CONTROL and NESTED is not
+VCPU_FIELDS: Final = 75
 
 KEEP_MEMORY: Final = 255  # next memory of a cell that leaves the memory alone
 

@@ -177,13 +177,15 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         u64 event_key = 0;
         u64 event_operations = 0;
         bool is_tail = false; /* a single step or what MOV SS has held may follow */
+        bool is_special = vcpu[v][EXTRA] != 0 || (modes[i] & K_TF) != 0;
+        is_special = is_special || ((SPECIAL_KINDS >> kind) & 1) != 0;
         u64 step;
         if (kind == K_ADVANCE || true_story == K_STORY_NOT_TAKEN) {
             story = true_story;
             step = K_DONE;
         } else if (group == K_HOST_GROUP) {
             step = K_HOST;
-        } else if (vcpu[v][SHADOW_OF_SS] != SHADOW_NONE || (modes[i] & K_TF) != 0) {
+        } else if (is_special && (vcpu[v][SHADOW_OF_SS] != SHADOW_NONE || (modes[i] & K_TF) != 0)) {
             step = K_ENTER;
             is_tail = is_computed && kind < K_FIRST_ASYNCHRONOUS;
         } else if (group == K_QUIET && vcpu[v][RUNG] == 0) {
@@ -193,7 +195,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         } else {
             step = K_ENTER;
         }
-        if (kind == K_ADVANCE) {
+        if (clusters && kind == K_ADVANCE) {
             vcpu[v][CLUSTER] = 0; /* time passes; an event that is not taken is nothing */
         }
         if (step == K_DONE && level < LEVEL_DECISIONS) {
@@ -202,13 +204,64 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         u64 arg = args[i];
         u64 mode = modes[i];
         u64 mark = marks[i];
+        bool is_free = group == K_DR && step == K_ATTEMPT && vcpu[v][ARMED] == 0;
+        bool is_retired;
+        u64 p, slot, true_value, value;
+        if (is_free && level < LEVEL_DECISIONS && !is_special) {
+            /* A plain access that runs natively and shows what it must, as most do: no step is needed. */
+            p = vcpu[v][RESIDENT_ON] - 1;
+            is_retired = (mark & K_RETIRED) != 0;
+            bool is_plain = is_retired || (physical[p][HARDWARE_DR7] & DR7_GD) == 0;
+            if (is_plain && (mode | (mark & K_NOT_PLAIN)) == 0 && arg != 4 && arg != 5) {
+                slot = arg < 4 ? arg : (arg - 2);
+                true_value = true_values[i];
+                if (kind == K_MOV_TO_DR) {
+                    value = values[i];
+                    if (true_story == K_NOTHING && (is_retired || arg < 6 || (value >> 32) == 0)) {
+                        if (arg == 6) {
+                            value = canonical_dr6(value, writable_dr6);
+                            vcpu[v][TRUE_UNDEFINED] = 0;
+                        } else if (arg == 7) {
+                            value = canonical_dr7(value);
+                        } else {
+                            vcpu[v][STALE_SLOTS] &= ~(1ull << slot);
+                        }
+                        physical[p][slot] = value;
+                        if (slot < 5) {
+                            physical[p][K_OWNER_AT + slot] = v + 1;
+                        }
+                        if (vcpu[v][WINDOW] == K_WINDOW_OPEN) {
+                            vcpu[v][WINDOW_SIZE] += 1;
+                        }
+                        vcpu[v][K_TRUE_AT + slot] = true_value;
+                        vcpu[v][K_DECLARED_AT + slot] = 0;
+                        vcpu[v][EXECUTED] += 1;
+                        continue;
+                    }
+                } else {
+                    seen = physical[p][slot];
+                    bool is_own = slot == 5 || physical[p][K_OWNER_AT + slot] == (v + 1);
+                    bool is_true = ((seen ^ true_value) & ~true_undefined[i]) == 0;
+                    if (is_own && is_true && true_story == K_STORY_READ) {
+                        if (vcpu[v][WINDOW] == K_WINDOW_OPEN) {
+                            vcpu[v][WINDOW_SIZE] += 1;
+                        }
+                        vcpu[v][EXECUTED] += 1;
+                        seen &= ~true_undefined[i];
+                        counts[DIGEST] += mixed(first_event + i, v, K_STORY_READ, seen);
+                        continue;
+                    }
+                    seen = 0;
+                }
+            }
+        }
         u64 selector = selectors[i];
-        u64 value = values[i];
-        u64 true_value = true_values[i];
+        value = values[i];
+        true_value = true_values[i];
         /* A MOV DR: the register after aliasing, its slot in a record, and what it is refused for. */
         bool is_alias = false;
         u64 register_ = arg;
-        u64 slot = arg;
+        slot = arg;
         bool is_write = false;
         if (group == K_DR) {
             is_alias = arg == 4 || arg == 5;
@@ -242,9 +295,16 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         u64 stop = 0; /* the exception that the host's debugger is told of */
         u64 stop_dr6 = 0;
         u64 stop_dr7 = 0;
-        u64 host_control = vcpu[v][CONTROL];
-        u64 nested_control = vcpu[v][NESTED] != 0 ? vcpu[v][NESTED_CONTROL] : 0;
-        bool takes_db = (host_control & TAKES_DB) != 0;
+        u64 held_before = 0;
+        u64 host_control = 0;
+        u64 nested_control = 0;
+        bool takes_db = false;
+        if (is_special) {
+            held_before = vcpu[v][HELD];
+            host_control = vcpu[v][CONTROL];
+            nested_control = vcpu[v][NESTED] != 0 ? vcpu[v][NESTED_CONTROL] : 0;
+            takes_db = (host_control & TAKES_DB) != 0;
+        }
         bool is_fetch = kind == K_FETCH && arg != END_OF_FETCH;
         bool is_io = kind >= K_IN && kind <= K_OUTS;
         u64 taint = 0; /* bits that an emulated write left different */
@@ -253,7 +313,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool is_exit = false;
         if (clusters && vcpu[v][CLUSTER] != 0 && step != K_DONE) {
             bool is_near = gap_cycles[i] <= lane[CLUSTER_GAP] && vcpu[v][RUNG] != 0;
-            bool is_allowed = vcpu[v][CLUSTER] < lane[CLUSTER_ACCESSES];
+            /* An exception that is due is delivered first. */
+            bool is_allowed = vcpu[v][CLUSTER] < lane[CLUSTER_ACCESSES] && vcpu[v][SHADOW_OF_SS] !=
+                    SHADOW_OVERDUE;
             if (group == K_DR && is_near && is_allowed && (mark & K_NOT_RETIRED) == 0 && step == K_ENTER) {
                 step = K_CLUSTER;
             } else {
@@ -265,12 +327,12 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool peeks = false; /* a look into the table, with nothing done */
         u64 source = K_LIVE;
         bool is_here;
-        u64 at, difference, dr7, hits, key;
+        u64 at, difference, dr7, hits, key, shade;
         while (step != K_DONE) {
             u64 moment = K_NO_MOMENT;
             bool climbs = false;
             u64 c = subject; /* the vCPU whose moment it is */
-            u64 p = 0; /* the physical CPU that it is on */
+            p = 0; /* the physical CPU that it is on */
             bool is_hazard, is_refused, is_set, owns;
             u64 condition, dr6, owner, written;
             if (step == K_ENTER) {
@@ -331,10 +393,18 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 is_exit = false;
                 u64 fault = FAULT_NONE;
                 u64 vector = K_NO_VECTOR;
-                bool is_outside = vcpu[v][RUNG] != 0; /* an instruction that was emulated retires */
-                step = is_outside ? K_DELIVER : K_DONE;
-                u64 shade = vcpu[v][SHADOW_OF_SS];
-                bool is_overdue = shade == SHADOW_OVERDUE || (shade == SHADOW_FETCHED && is_fetch);
+                bool is_outside = false;
+                bool is_overdue = false;
+                shade = SHADOW_NONE;
+                step = K_DONE;
+                if (is_special) {
+                    is_outside = vcpu[v][RUNG] != 0; /* an instruction that was emulated retires */
+                    step = is_outside ? K_DELIVER : K_DONE;
+                    shade = vcpu[v][SHADOW_OF_SS];
+                    is_overdue = shade == SHADOW_OVERDUE || (shade == SHADOW_FETCHED && is_fetch);
+                    is_overdue = is_overdue && vcpu[v][HELD] != 0;
+                    is_overdue = is_overdue && is_tail && (mark & K_RETIRED) == 0;
+                }
                 bool is_foreign;
                 if (is_outside) {
                     if (story == K_STORY_DB_TRAP) {
@@ -345,7 +415,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     cause = raising;
                     raising = 0;
                     story = K_STORY_DB_TRAP;
-                } else if (is_overdue && vcpu[v][HELD] != 0 && is_tail && (mark & K_RETIRED) == 0) {
+                } else if (is_overdue) {
                     vector = 1;
                     cause = vcpu[v][HELD] >> 4;
                     story = K_STORY_DB_FAULT;
@@ -361,7 +431,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     bool is_undefined = is_alias && vcpu[v][HAS_DE] != 0;
                     bool is_unprivileged = (mode & K_CPL) != 0;
-                    bool is_retired = (mark & K_RETIRED) != 0;
+                    is_retired = (mark & K_RETIRED) != 0;
                     if (!is_retired && (is_svm || !(is_armed || is_wanted))) {
                         fault = first_fault(is_undefined, is_unprivileged, (physical[p][HARDWARE_DR7] &
                                 DR7_GD) != 0);
@@ -755,6 +825,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             cause = hits >> 4;
                             story = K_STORY_DB_TRAP;
                             is_tail = true;
+                            is_special = true;
                         }
                     }
                 }
@@ -1263,14 +1334,17 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[c][BELIEF] = (vcpu[c][EFFECTIVE_DR7] & DR7_ENABLES) != 0 ? 1 : 0;
                 }
                 if ((mask & K_A_LOAD_DR0_3) != 0) {
-                    owns = vcpu[c][DEBUGGER] == K_OWNS_BREAKPOINTS;
                     for (u64 k = 0; k < 4; k++) {
-                        u64 word = vcpu[c][K_EFFECTIVE_AT + k];
-                        bool is_debuggers = owns && word == vcpu[c][K_DEBUGGER_DB_AT + k];
-                        physical[p][k] = word;
+                        physical[p][k] = vcpu[c][K_EFFECTIVE_AT + k];
                         physical[p][K_OWNER_AT + k] = c + 1;
-                        if (is_debuggers && word != vcpu[c][K_SHADOW_AT + k]) {
-                            physical[p][K_OWNER_AT + k] = K_DEBUGGER_OWNER;
+                    }
+                    if (vcpu[c][DEBUGGER] == K_OWNS_BREAKPOINTS) {
+                        for (u64 k = 0; k < 4; k++) {
+                            u64 word = vcpu[c][K_EFFECTIVE_AT + k];
+                            bool is_debuggers = word == vcpu[c][K_DEBUGGER_DB_AT + k];
+                            if (is_debuggers && word != vcpu[c][K_SHADOW_AT + k]) {
+                                physical[p][K_OWNER_AT + k] = K_DEBUGGER_OWNER;
+                            }
                         }
                     }
                     vcpu[c][LAST_LOAD] = p + 1;
@@ -1361,7 +1435,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     vcpu[c][ARMED] = 0;
                 }
-                if (moment == K_DR_TRAPPED) {
+                if (clusters && moment == K_DR_TRAPPED) {
                     if ((mask & K_A_STAY) == 0) {
                         vcpu[c][CLUSTER] = 0;
                     } else if (vcpu[c][CLUSTER] == 0) {
@@ -1387,7 +1461,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             if (moment <= K_ENTER_GUEST) {
                 vcpu[c][RUNG] -= 1;
                 if (moment == K_ENTER_GUEST) {
-                    vcpu[c][CLUSTER] = 0;
+                    if (clusters) {
+                        vcpu[c][CLUSTER] = 0;
+                    }
                     bool is_skipped = vcpu[c][CONTROLS_ARE_OFF] != 0;
                     if (is_skipped && c == v) {
                         event_key |= K_SKIPPED;
@@ -1568,6 +1644,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             }
             if (!is_declared && group == K_DR && (vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
                 bool is_gd = story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT || is_undone;
+                is_gd = is_gd || (takes_db && true_story == K_NOTHING);
                 if (is_gd || story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT) {
                     rule = vcpu[v][DECLARED_RULE];
                     is_declared = rule != 0;
@@ -1579,7 +1656,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     declared[rule - 1][1] = first_event + i + 1;
                 }
                 bool is_here_undone = is_exception(story) && story != K_STORY_DB_TRAP;
+                is_here_undone = is_here_undone || story == K_STORY_VMEXIT;
                 bool is_there_undone = is_exception(true_story) && true_story != K_STORY_DB_TRAP;
+                is_there_undone = is_there_undone || true_story == K_STORY_VMEXIT;
                 if (story == true_story && is_exception(story)) {
                     difference = (seen ^ true_value) & ~undefined;
                     vcpu[v][DECLARED_DR6] |= difference & LOW_32;
@@ -1614,8 +1693,12 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         vcpu[v][DECLARED_RULE] = rule;
                     }
                     if (is_here_undone != is_there_undone) {
-                        vcpu[v][HELD] = 0;
-                        vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
+                        /* What MOV SS has held goes on as the stream does. */
+                        bool is_kept_on = is_here_undone && (true_story == K_NOTHING || true_story ==
+                                K_STORY_READ);
+                        vcpu[v][HELD] = is_kept_on ? held_before : 0;
+                        shade = is_fetch ? SHADOW_FETCHED : SHADOW_OVERDUE;
+                        vcpu[v][SHADOW_OF_SS] = (is_kept_on && held_before != 0) ? shade : SHADOW_NONE;
                     }
                     if (is_write && is_here_undone != is_there_undone) {
                         vcpu[v][K_DECLARED_AT + slot] = ~0ull;
@@ -1660,29 +1743,33 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             }
             debug_exits[at][DEBUG_EXIT_COUNT] += 1;
         }
-        if (true_story == K_STORY_VMEXIT) {
-            vcpu[v][TRUE_DR7] = DR7_RESET;
-            vcpu[v][DECLARED_DR7] = 0;
-            if (is_svm) {
-                vcpu[v][TRUE_DR6] = true_value & LOW_32;
-                vcpu[v][TRUE_UNDEFINED] = undefined;
+        if (is_special) {
+            vcpu[v][EXTRA] = vcpu[v][SHADOW_OF_SS] | vcpu[v][CONTROL] | vcpu[v][NESTED];
+            if (kind == K_VMRUN) {
+                if (true_story != K_STORY_VMEXIT && (is_svm || (value & LOADS_CONTROLS) != 0)) {
+                    vcpu[v][TRUE_DR7] = canonical_dr7(vcpu[v][STAGED_DR7] & LOW_32);
+                }
+                if (true_story != K_STORY_VMEXIT && is_svm) {
+                    vcpu[v][TRUE_DR6] = canonical_dr6(vcpu[v][K_STAGED_AT + 4] & LOW_32, writable_dr6);
+                    vcpu[v][TRUE_UNDEFINED] = 0;
+                }
+                for (u64 k = 0; k < 6; k++) {
+                    vcpu[v][K_STAGED_AT + k] = 0;
+                }
             }
-        } else if (kind == K_VMRUN) {
-            if (is_svm || (value & LOADS_CONTROLS) != 0) {
-                vcpu[v][TRUE_DR7] = canonical_dr7(vcpu[v][STAGED_DR7] & LOW_32);
-            }
-            if (is_svm) {
-                vcpu[v][TRUE_DR6] = canonical_dr6(vcpu[v][K_STAGED_AT + 4] & LOW_32, writable_dr6);
-                vcpu[v][TRUE_UNDEFINED] = 0;
-            }
-        } else if (is_exception(true_story)) {
-            vcpu[v][TRUE_DR6] = true_value & LOW_32;
-            vcpu[v][TRUE_DR7] = true_value >> 32;
-            vcpu[v][TRUE_UNDEFINED] = undefined;
         }
-        if (kind == K_VMRUN) {
-            for (u64 k = 0; k < 6; k++) {
-                vcpu[v][K_STAGED_AT + k] = 0;
+        if (true_story >= K_STORY_DB_FAULT) {
+            if (true_story == K_STORY_VMEXIT) {
+                vcpu[v][TRUE_DR7] = DR7_RESET;
+                vcpu[v][DECLARED_DR7] = 0;
+                if (is_svm) {
+                    vcpu[v][TRUE_DR6] = true_value & LOW_32;
+                    vcpu[v][TRUE_UNDEFINED] = undefined;
+                }
+            } else if (is_exception(true_story)) {
+                vcpu[v][TRUE_DR6] = true_value & LOW_32;
+                vcpu[v][TRUE_DR7] = true_value >> 32;
+                vcpu[v][TRUE_UNDEFINED] = undefined;
             }
         }
         bool is_written = is_write && (mark & K_NOT_RETIRED) == 0;
