@@ -551,7 +551,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             step = _ENTER
         if clusters and kind == _ADVANCE:
             vcpu[v, CLUSTER] = ZERO  # time passes; an event that is not taken is nothing
-        if step == _DONE and level < LEVEL_DECISIONS:
+        shows_nothing = true_story == _NOTHING or true_story == _STORY_NOT_TAKEN
+        if step == _DONE and shows_nothing and level < LEVEL_DECISIONS:
             continue
         arg = U64(args[i])
         mode = U64(modes[i])
@@ -611,7 +612,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             is_write = kind == _MOV_TO_DR
             vcpu[v, EXECUTED] += ONE if step != _DONE else ZERO
         full_value = value
-        if (mode & _OPERAND_32) != ZERO:
+        if group == _DR and (mode & _OPERAND_32) != ZERO:
             value &= LOW_32
         if is_write and (mark & _UNKNOWN) != ZERO:
             value = vcpu[v, _TRUE_AT + slot]  # as the reference takes it: the value that is there
@@ -629,6 +630,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         enters_nested = False
         is_clustered = False
         is_undone = False  # a debugger's general detect left the access undone
+        is_surviving = False  # in a window that has survived the debugger's coming
         exit_class = _LIGHT
         stop = ZERO  # the exception that the host's debugger is told of
         stop_dr6 = ZERO
@@ -745,7 +747,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, HELD] = ZERO
                     vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
                 elif group == _DR:
-                    is_wanted = (nested_control & WANTS_MOV_DR) != ZERO and (mark & _RETIRED) == ZERO
+                    is_sure = (mark & (_RETIRED | _NOT_RETIRED)) != ZERO
+                    is_wanted = (nested_control & WANTS_MOV_DR) != ZERO and not is_sure
                     is_armed = vcpu[v, ARMED] != ZERO
                     if is_armed and lane[UNINTERCEPTED] != ZERO:
                         bit = arg + (_EIGHT if is_write else ZERO)
@@ -759,7 +762,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         )
                     if (is_armed or is_wanted) and fault == FAULT_NONE:
                         is_exit = True
-                        vcpu[v, TRAPPED] += ONE
+                        if not is_reexecuted:
+                            vcpu[v, TRAPPED] += ONE
                         if is_svm:
                             code = U64(0x30 if is_write else 0x20) + arg
                         if is_wanted and not (is_armed and (quirks & _Q_NESTED_TRAPS_FIRST) != ZERO):
@@ -781,7 +785,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             is_early = check == FAULT_GD and (is_undefined or is_unprivileged)
                             if is_early and ((declares >> (_R_CHECK_ORDER - ONE)) & ONE) != ZERO:
                                 rule = _R_CHECK_ORDER
-                            if check == FAULT_GD and (host_control & USES_HW) != ZERO:
+                            is_answered = check == FAULT_GD and (mark & _NOT_RETIRED) == ZERO
+                            if is_answered and (host_control & USES_HW) != ZERO:
                                 # It is the debugger's general detect; the access is left undone.
                                 stop = ONE
                                 stop_dr6 = DR6_RESET | DR6_BD
@@ -791,7 +796,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                                 handler = _NO_MOMENT
                                 is_tail = False
                                 is_undone = True
-                            elif check == FAULT_GD and (nested_control & WANTS_DB) != ZERO and not is_svm:
+                            elif is_answered and (nested_control & WANTS_DB) != ZERO and not is_svm:
                                 story = _STORY_VMEXIT
                                 cause = DR6_BD
                                 handler = _NO_MOMENT
@@ -993,6 +998,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         story = _NOTHING
                         stop = vector
                         is_undone = fault == FAULT_GD
+                        is_surviving = is_undone and vcpu[v, ARMED] == ZERO
                         if vector == ONE and is_outside:
                             stop_dr6 = DR6_RESET | cause  # DR7 is not filled in
                         elif vector == ONE and (quirks & _Q_STOP_UNWRITTEN) == ZERO:
@@ -1305,7 +1311,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             true = canonical_dr6(raw, writable_dr6)
                         elif k == _FIVE:
                             true = canonical_dr7(raw)
-                        vcpu[v, _STAGED_AT + k] = ZERO
+                        if is_set:
+                            vcpu[v, _STAGED_AT + k] = ZERO
                         vcpu[v, _SHADOW_AT + k] = raw
                         vcpu[v, _TRUE_AT + k] = true
                         vcpu[v, _DECLARED_AT + k] = ZERO
@@ -1313,6 +1320,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                             vcpu[v, _DECLARED_AT + k] = raw ^ true
                             vcpu[v, DECLARED_RULE] = _R_RAW_READS
                     vcpu[v, TRUE_UNDEFINED] = ZERO
+                    is_hazard = vcpu[v, DEBUGGER] == _OWNS_BREAKPOINTS and vcpu[v, WINDOW] == _WINDOW_OPENING
+                    if is_hazard and ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO:
+                        for k in range(_SIX):
+                            vcpu[v, _DECLARED_AT + k] = ~ZERO
+                        vcpu[v, DECLARED_RULE] = _R_OPEN_SURVIVES
                     if not is_set:
                         vcpu[v, HAS_DE] = ZERO
                         vcpu[v, NESTED] = ZERO
@@ -1758,6 +1770,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     rule = vcpu[v, DECLARED_RULE]
                     if rule == ZERO:
                         rule = _R_EMULATED_MASKS
+            if not is_declared and is_surviving:
+                # The window that survived the debugger let the guest set a general detect of its own.
+                if ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO:
+                    rule = _R_OPEN_SURVIVES
+                    is_declared = True
             if not is_declared and group == _DR and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                 is_gd = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT or is_undone
                 is_gd = is_gd or (takes_db and true_story == _NOTHING)
@@ -1801,7 +1818,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, DECLARED_RULE] = rule
                     if is_here_undone != is_there_undone:
                         # What MOV SS has held goes on as the stream does.
-                        is_kept_on = is_here_undone and (true_story == _NOTHING or true_story == _STORY_READ)
+                        is_quiet_fetch = is_fetch and true_story == _NOTHING
+                        is_kept_on = is_here_undone and (is_quiet_fetch or true_story == _STORY_READ)
                         vcpu[v, HELD] = held_before if is_kept_on else ZERO
                         shade = SHADOW_FETCHED if is_fetch else SHADOW_OVERDUE
                         vcpu[v, SHADOW_OF_SS] = shade if is_kept_on and held_before != ZERO else SHADOW_NONE
@@ -1842,7 +1860,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             debug_exits[at, DEBUG_EXIT_COUNT] += ONE
         if is_special:
             vcpu[v, EXTRA] = vcpu[v, SHADOW_OF_SS] | vcpu[v, CONTROL] | vcpu[v, NESTED]
-            if kind == _VMRUN:
+            if kind == _VMRUN and true_story != _STORY_NOT_TAKEN:
                 if true_story != _STORY_VMEXIT and (is_svm or (value & LOADS_CONTROLS) != ZERO):
                     vcpu[v, TRUE_DR7] = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
                 if true_story != _STORY_VMEXIT and is_svm:
@@ -1877,7 +1895,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if slot == _FOUR and true_story == _NOTHING:
                 vcpu[v, TRUE_UNDEFINED] = ZERO
             if is_undone:
-                if (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
+                is_open = is_surviving and ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO
+                if is_open:
+                    vcpu[v, DECLARED_RULE] = _R_OPEN_SURVIVES
+                if is_open or (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                     vcpu[v, _DECLARED_AT + slot] = ~ZERO  # a general detect that is none took it
             elif not is_exception(story) or story == _STORY_DB_TRAP:
                 kept = kept_gd if slot == _FIVE else ZERO

@@ -55,7 +55,7 @@ _MAKERS: Final[dict[str, tuple[tuple[Vendor, ...], _Maker]]] = {
     "kvm-pvm": (_VMX_ONLY, lambda vendor, writable: KvmPvm(vendor, dr6_writable=writable)),
     "xen": (_BOTH, lambda vendor, _: Xen(vendor)),
     "xen-pv": (_VMX_ONLY, lambda vendor, writable: XenPv(vendor, dr6_writable=writable)),
-    "virtualbox": (_BOTH, lambda vendor, _: VirtualBox(vendor)),
+    "virtualbox": (_BOTH, lambda vendor, writable: VirtualBox(vendor, dr6_writable=writable)),
     "bhyve": (_BOTH, lambda vendor, _: Bhyve(vendor)),
     "openbsd": (_BOTH, lambda vendor, _: OpenBsd(vendor)),
     "nvmm": (_BOTH, lambda vendor, _: Nvmm(vendor)),

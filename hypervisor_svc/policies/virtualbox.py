@@ -55,9 +55,11 @@ class VirtualBox(Policy):
     refuses_debugger = False
     supports_nesting = True
 
-    def __init__(self, vendor: Vendor) -> None:
-        """Make the policy for a vendor."""
+    def __init__(self, vendor: Vendor, *, dr6_writable: int) -> None:
+        """Make the policy; its interpreter is assumed to know what the guest CPU's features allow."""
         self.vendor = vendor
+        self.emulated_dr6_writable = dr6_writable
+        self.emulated_dr6_fixed = debugreg.DR6_RESET & ~dr6_writable
         self.is_svm = vendor == SVM
         codes = _SVM_HEAVY if self.is_svm else _VMX_HEAVY
         self.class_rules = tuple(profile.ClassRule(code, None, profile.HEAVY) for code in codes)

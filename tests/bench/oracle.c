@@ -198,7 +198,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         if (clusters && kind == K_ADVANCE) {
             vcpu[v][CLUSTER] = 0; /* time passes; an event that is not taken is nothing */
         }
-        if (step == K_DONE && level < LEVEL_DECISIONS) {
+        bool shows_nothing = true_story == K_NOTHING || true_story == K_STORY_NOT_TAKEN;
+        if (step == K_DONE && shows_nothing && level < LEVEL_DECISIONS) {
             continue;
         }
         u64 arg = args[i];
@@ -271,7 +272,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             vcpu[v][EXECUTED] += step != K_DONE ? 1 : 0;
         }
         u64 full_value = value;
-        if ((mode & K_OPERAND_32) != 0) {
+        if (group == K_DR && (mode & K_OPERAND_32) != 0) {
             value &= LOW_32;
         }
         if (is_write && (mark & K_UNKNOWN) != 0) {
@@ -291,6 +292,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool enters_nested = false;
         bool is_clustered = false;
         bool is_undone = false; /* a debugger's general detect left the access undone */
+        bool is_surviving = false; /* in a window that has survived the debugger's coming */
         u64 exit_class = K_LIGHT;
         u64 stop = 0; /* the exception that the host's debugger is told of */
         u64 stop_dr6 = 0;
@@ -326,7 +328,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool is_reexecuted = false;
         bool peeks = false; /* a look into the table, with nothing done */
         u64 source = K_LIVE;
-        bool is_here;
+        bool is_here, is_open;
         u64 at, difference, dr7, hits, key, shade;
         while (step != K_DONE) {
             u64 moment = K_NO_MOMENT;
@@ -423,7 +425,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[v][HELD] = 0;
                     vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
                 } else if (group == K_DR) {
-                    bool is_wanted = (nested_control & WANTS_MOV_DR) != 0 && (mark & K_RETIRED) == 0;
+                    bool is_sure = (mark & (K_RETIRED | K_NOT_RETIRED)) != 0;
+                    bool is_wanted = (nested_control & WANTS_MOV_DR) != 0 && !is_sure;
                     bool is_armed = vcpu[v][ARMED] != 0;
                     if (is_armed && lane[UNINTERCEPTED] != 0) {
                         u64 bit = arg + (is_write ? 8 : 0);
@@ -438,7 +441,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     if ((is_armed || is_wanted) && fault == FAULT_NONE) {
                         is_exit = true;
-                        vcpu[v][TRAPPED] += 1;
+                        if (!is_reexecuted) {
+                            vcpu[v][TRAPPED] += 1;
+                        }
                         if (is_svm) {
                             code = (is_write ? 48 : 32) + arg;
                         }
@@ -457,7 +462,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             if (is_early && ((declares >> (K_R_CHECK_ORDER - 1)) & 1) != 0) {
                                 rule = K_R_CHECK_ORDER;
                             }
-                            if (check == FAULT_GD && (host_control & USES_HW) != 0) {
+                            bool is_answered = check == FAULT_GD && (mark & K_NOT_RETIRED) == 0;
+                            if (is_answered && (host_control & USES_HW) != 0) {
                                 /* It is the debugger's general detect; the access is left undone. */
                                 stop = 1;
                                 stop_dr6 = DR6_RESET | DR6_BD;
@@ -468,7 +474,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                                 handler = K_NO_MOMENT;
                                 is_tail = false;
                                 is_undone = true;
-                            } else if (check == FAULT_GD && (nested_control & WANTS_DB) != 0 && !is_svm) {
+                            } else if (is_answered && (nested_control & WANTS_DB) != 0 && !is_svm) {
                                 story = K_STORY_VMEXIT;
                                 cause = DR6_BD;
                                 handler = K_NO_MOMENT;
@@ -696,6 +702,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         story = K_NOTHING;
                         stop = vector;
                         is_undone = fault == FAULT_GD;
+                        is_surviving = is_undone && vcpu[v][ARMED] == 0;
                         if (vector == 1 && is_outside) {
                             stop_dr6 = DR6_RESET | cause; /* DR7 is not filled in */
                         } else if (vector == 1 && (quirks & K_Q_STOP_UNWRITTEN) == 0) {
@@ -1038,7 +1045,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         } else if (k == 5) {
                             true_ = canonical_dr7(raw);
                         }
-                        vcpu[v][K_STAGED_AT + k] = 0;
+                        if (is_set) {
+                            vcpu[v][K_STAGED_AT + k] = 0;
+                        }
                         vcpu[v][K_SHADOW_AT + k] = raw;
                         vcpu[v][K_TRUE_AT + k] = true_;
                         vcpu[v][K_DECLARED_AT + k] = 0;
@@ -1048,6 +1057,14 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         }
                     }
                     vcpu[v][TRUE_UNDEFINED] = 0;
+                    is_hazard = vcpu[v][DEBUGGER] == K_OWNS_BREAKPOINTS && vcpu[v][WINDOW] ==
+                            K_WINDOW_OPENING;
+                    if (is_hazard && ((declares >> (K_R_OPEN_SURVIVES - 1)) & 1) != 0) {
+                        for (u64 k = 0; k < 6; k++) {
+                            vcpu[v][K_DECLARED_AT + k] = ~0ull;
+                        }
+                        vcpu[v][DECLARED_RULE] = K_R_OPEN_SURVIVES;
+                    }
                     if (!is_set) {
                         vcpu[v][HAS_DE] = 0;
                         vcpu[v][NESTED] = 0;
@@ -1485,7 +1502,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     if (vcpu[c][DEBUGGER] != K_OWNS_BREAKPOINTS) {
                         dr7 = physical[p][HARDWARE_DR7];
                         u64 true_dr7 = vcpu[c][TRUE_DR7];
-                        bool is_open = vcpu[c][ARMED] == 0;
+                        is_open = vcpu[c][ARMED] == 0;
                         is_hazard = is_open && dr7 != true_dr7;
                         if (is_open) {
                             difference = physical[p][HARDWARE_DR6] ^ vcpu[c][TRUE_DR6];
@@ -1642,6 +1659,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                 }
             }
+            if (!is_declared && is_surviving) {
+                /* The window that survived the debugger let the guest set a general detect of its own. */
+                if (((declares >> (K_R_OPEN_SURVIVES - 1)) & 1) != 0) {
+                    rule = K_R_OPEN_SURVIVES;
+                    is_declared = true;
+                }
+            }
             if (!is_declared && group == K_DR && (vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
                 bool is_gd = story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT || is_undone;
                 is_gd = is_gd || (takes_db && true_story == K_NOTHING);
@@ -1694,8 +1718,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     if (is_here_undone != is_there_undone) {
                         /* What MOV SS has held goes on as the stream does. */
-                        bool is_kept_on = is_here_undone && (true_story == K_NOTHING || true_story ==
-                                K_STORY_READ);
+                        bool is_quiet_fetch = is_fetch && true_story == K_NOTHING;
+                        bool is_kept_on = is_here_undone && (is_quiet_fetch || true_story == K_STORY_READ);
                         vcpu[v][HELD] = is_kept_on ? held_before : 0;
                         shade = is_fetch ? SHADOW_FETCHED : SHADOW_OVERDUE;
                         vcpu[v][SHADOW_OF_SS] = (is_kept_on && held_before != 0) ? shade : SHADOW_NONE;
@@ -1745,7 +1769,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         }
         if (is_special) {
             vcpu[v][EXTRA] = vcpu[v][SHADOW_OF_SS] | vcpu[v][CONTROL] | vcpu[v][NESTED];
-            if (kind == K_VMRUN) {
+            if (kind == K_VMRUN && true_story != K_STORY_NOT_TAKEN) {
                 if (true_story != K_STORY_VMEXIT && (is_svm || (value & LOADS_CONTROLS) != 0)) {
                     vcpu[v][TRUE_DR7] = canonical_dr7(vcpu[v][STAGED_DR7] & LOW_32);
                 }
@@ -1792,7 +1816,11 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 vcpu[v][TRUE_UNDEFINED] = 0;
             }
             if (is_undone) {
-                if ((vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
+                is_open = is_surviving && ((declares >> (K_R_OPEN_SURVIVES - 1)) & 1) != 0;
+                if (is_open) {
+                    vcpu[v][DECLARED_RULE] = K_R_OPEN_SURVIVES;
+                }
+                if (is_open || (vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
                     vcpu[v][K_DECLARED_AT + slot] = ~0ull; /* a general detect that is none took it */
                 }
             } else if (!is_exception(story) || story == K_STORY_DB_TRAP) {
