@@ -187,6 +187,7 @@ from hypervisor_svc.engine.records import (
     STAGED,
     STAGED_DR7,
     STALE_SLOTS,
+    SURVIVED,
     SWITCHES,
     TRAP_OPERATIONS,
     TRAPPED,
@@ -796,6 +797,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                                 handler = _NO_MOMENT
                                 is_tail = False
                                 is_undone = True
+                                is_surviving = vcpu[v, SURVIVED] != ZERO
                             elif is_answered and (nested_control & WANTS_DB) != ZERO and not is_svm:
                                 story = _STORY_VMEXIT
                                 cause = DR6_BD
@@ -998,7 +1000,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         story = _NOTHING
                         stop = vector
                         is_undone = fault == FAULT_GD
-                        is_surviving = is_undone and vcpu[v, ARMED] == ZERO
+                        is_surviving = is_undone and vcpu[v, SURVIVED] != ZERO
                         if vector == ONE and is_outside:
                             stop_dr6 = DR6_RESET | cause  # DR7 is not filled in
                         elif vector == ONE and (quirks & _Q_STOP_UNWRITTEN) == ZERO:
@@ -1282,6 +1284,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     for k in range(_SIX):
                         vcpu[v, _STAGED_AT + k] = ZERO
                     is_hazard = owns and vcpu[v, WINDOW] == _WINDOW_OPENING
+                    vcpu[v, SURVIVED] = ONE if is_hazard or (owns and vcpu[v, SURVIVED] != ZERO) else ZERO
                     if is_hazard and ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO:
                         for k in range(_SIX):
                             vcpu[v, _DECLARED_AT + k] = ~ZERO

@@ -63,7 +63,8 @@ NESTED: Final = 71
 NESTED_CONTROL: Final = 72
 NESTED_DR7: Final = 73
 EXTRA: Final = 74  # not zero while one of SHADOW_OF_SS, CONTROL and NESTED is not
-VCPU_FIELDS: Final = 75
+SURVIVED: Final = 75  # a window has survived the coming of the debugger that is there
+VCPU_FIELDS: Final = 76
 
 KEEP_MEMORY: Final = 255  # next memory of a cell that leaves the memory alone
 

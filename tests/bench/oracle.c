@@ -474,6 +474,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                                 handler = K_NO_MOMENT;
                                 is_tail = false;
                                 is_undone = true;
+                                is_surviving = vcpu[v][SURVIVED] != 0;
                             } else if (is_answered && (nested_control & WANTS_DB) != 0 && !is_svm) {
                                 story = K_STORY_VMEXIT;
                                 cause = DR6_BD;
@@ -702,7 +703,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         story = K_NOTHING;
                         stop = vector;
                         is_undone = fault == FAULT_GD;
-                        is_surviving = is_undone && vcpu[v][ARMED] == 0;
+                        is_surviving = is_undone && vcpu[v][SURVIVED] != 0;
                         if (vector == 1 && is_outside) {
                             stop_dr6 = DR6_RESET | cause; /* DR7 is not filled in */
                         } else if (vector == 1 && (quirks & K_Q_STOP_UNWRITTEN) == 0) {
@@ -1010,6 +1011,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         vcpu[v][K_STAGED_AT + k] = 0;
                     }
                     is_hazard = owns && vcpu[v][WINDOW] == K_WINDOW_OPENING;
+                    vcpu[v][SURVIVED] = (is_hazard || (owns && vcpu[v][SURVIVED] != 0)) ? 1 : 0;
                     if (is_hazard && ((declares >> (K_R_OPEN_SURVIVES - 1)) & 1) != 0) {
                         for (u64 k = 0; k < 6; k++) {
                             vcpu[v][K_DECLARED_AT + k] = ~0ull;
