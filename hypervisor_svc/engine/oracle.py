@@ -1195,7 +1195,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 seen = ((seen if is_svm else cause) & LOW_32) | (vcpu[v, NESTED_DR7] << _32)
                 vcpu[v, NESTED] = ZERO
                 vcpu[v, SHADOW_DR7] = DR7_RESET
-                control = _CONTROL_NESTED
+                # Out of the session it is as if the host had set the registers.
+                is_inside = vcpu[v, RUNG] < _OUT_OF_SESSION
+                control = _CONTROL_NESTED if is_inside else _CONTROL_DEBUGREGS
                 moment = _CONTROL_CHANGED
             elif step == _CLUSTER:
                 step = _HANDLED
@@ -1741,11 +1743,14 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if vcpu[v, _DECLARED_AT + k] != ZERO or (vcpu[v, DECLARED_DR7] & conditions) != ZERO:
                         slots |= ONE << k
                 is_here = story == _STORY_DB_FAULT or story == _STORY_DB_TRAP
+                is_there = true_story == _STORY_DB_FAULT or true_story == _STORY_DB_TRAP
                 hits = seen if is_here or story == _STORY_VMEXIT else true_value
-                if story == true_story:
+                if story == true_story or (is_here and is_there):
                     hits = seen ^ true_value
                     if kind == _INT1 and slots != ZERO:
                         hits = ZERO  # what it brings along replaces all four bits
+                    if story != true_story and (true_value & slots) != ZERO:
+                        hits = ZERO  # what it missed would have come instead of this event
                 enables = (seen | true_value) >> _32
                 for k in range(_FOUR):
                     if ((enables >> (_TWO * k)) & _THREE) == ZERO:

@@ -335,7 +335,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             bool climbs = false;
             u64 c = subject; /* the vCPU whose moment it is */
             p = 0; /* the physical CPU that it is on */
-            bool is_hazard, is_refused, is_set, owns;
+            bool is_hazard, is_inside, is_refused, is_set, owns;
             u64 condition, dr6, owner, written;
             if (step == K_ENTER) {
                 u64 rung = vcpu[v][RUNG];
@@ -867,7 +867,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                 }
             } else if (step == K_SHOW) {
-                bool is_inside = vcpu[v][RUNG] == 0;
+                is_inside = vcpu[v][RUNG] == 0;
                 p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
                 /* Inside, an exit would save what the processor holds; outside, it may have done so. */
                 bool saves = lane[RUNG_OF_SAVING] == 1;
@@ -912,7 +912,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 seen = ((is_svm ? seen : cause) & LOW_32) | (vcpu[v][NESTED_DR7] << 32);
                 vcpu[v][NESTED] = 0;
                 vcpu[v][SHADOW_DR7] = DR7_RESET;
-                control = K_CONTROL_NESTED;
+                /* Out of the session it is as if the host had set the registers. */
+                is_inside = vcpu[v][RUNG] < K_OUT_OF_SESSION;
+                control = is_inside ? K_CONTROL_NESTED : K_CONTROL_DEBUGREGS;
                 moment = K_CONTROL_CHANGED;
             } else if (step == K_CLUSTER) {
                 step = K_HANDLED;
@@ -1614,11 +1616,15 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                 }
                 is_here = story == K_STORY_DB_FAULT || story == K_STORY_DB_TRAP;
+                bool is_there = true_story == K_STORY_DB_FAULT || true_story == K_STORY_DB_TRAP;
                 hits = (is_here || story == K_STORY_VMEXIT) ? seen : true_value;
-                if (story == true_story) {
+                if (story == true_story || (is_here && is_there)) {
                     hits = seen ^ true_value;
                     if (kind == K_INT1 && slots != 0) {
                         hits = 0; /* what it brings along replaces all four bits */
+                    }
+                    if (story != true_story && (true_value & slots) != 0) {
+                        hits = 0; /* what it missed would have come instead of this event */
                     }
                 }
                 u64 enables = (seen | true_value) >> 32;

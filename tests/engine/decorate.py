@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 
 from exitlab.events import EventColumns, EventKind, Mark
-from tests.engine.build import Row, stream
+from tests.engine.build import VENDOR_WORDS, Row, stream
 from tests.model.second_model import MOV_DR
+from tests.model.streams import Mix, random_stream
 
 LAST_GUEST_KIND: Final = EventKind.EXIT
 HOST_KINDS: Final = range(EventKind.VMRUN, EventKind.ADVANCE + 1)
@@ -97,3 +98,19 @@ class _Decorator:
 def decorated(events: EventColumns, seed: int, *, computed: bool, all_retire: bool = False) -> EventColumns:
     """Return ``events`` with more kinds and marks; the same seed makes the same changes."""
     return stream(_Decorator(seed, computed=computed, all_retire=all_retire).rows(events))
+
+
+GROUPS: Final = ("computed", "recorded", "everything")
+
+
+def mix_of(group: str, vendor: int) -> Mix:
+    """Return breakpoints that are computed or recorded, or all that streams have, on a vendor."""
+    if group == "everything":
+        return Mix.everything(VENDOR_WORDS[vendor])
+    return Mix(computed=group == "computed")
+
+
+def any_stream(seed: int, events: int, mix: Mix) -> EventColumns:
+    """Return a random stream, with events of every kind between its own unless it has nested guests."""
+    plain = random_stream(seed, events, mix)
+    return plain if mix.nested else decorated(plain, seed, computed=mix.computed)

@@ -1,7 +1,7 @@
 """A shrinker: from a stream that shows a fault to a smallest one that still does, the same every time.
 
-Delta debugging over events: leave out ever smaller runs of them, then single ones, then make columns zero.
-What is left loses the fault if any one event goes.
+Delta debugging over events: leave out ever smaller runs of them, then single ones, then make columns zero,
+or at least clear bits of them from the top. What is left loses the fault if any one event goes.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,16 +19,26 @@ def rows_of(events: EventColumns) -> list[Row]:
 
 
 def shrunk(rows: list[Row], shows: Shows) -> list[Row]:
-    """Return a smallest part of ``rows`` that still shows the fault, with as few columns set as can be."""
+    """Return a smallest part of ``rows`` that still shows the fault, with as few bits set as can be."""
     size = len(rows) // 2
     while size:
         rows, is_smaller = _without(rows, size, shows)
         size = size // 2 if size > 1 else int(is_smaller)
     for at in range(len(rows)):
-        for name in COLUMN_NAMES[1:]:
-            simpler = [*rows[:at], rows[at]._replace(**{_FIELDS[name]: 0}), *rows[at + 1 :]]
-            if simpler != rows and shows(stream(simpler)):
-                rows = simpler
+        for field in Row._fields[1:]:
+            rows = _with_fewer_bits(rows, at, field, shows)
+    return rows
+
+
+def _with_fewer_bits(rows: list[Row], at: int, field: str, shows: Shows) -> list[Row]:
+    """Return ``rows`` with one column of one event zero, or without those of its bits that do not matter."""
+    value = getattr(rows[at], field)
+    bits = [1 << bit for bit in reversed(range(value.bit_length())) if value >> bit & 1]
+    for cleared in [value, *bits] if bits else []:
+        now = getattr(rows[at], field)
+        simpler = [*rows[:at], rows[at]._replace(**{field: now & ~cleared}), *rows[at + 1 :]]
+        if now & cleared and shows(stream(simpler)):
+            rows = simpler
     return rows
 
 
@@ -48,6 +58,3 @@ def _without(rows: list[Row], size: int, shows: Shows) -> tuple[list[Row], bool]
         else:
             at += size
     return rows, is_smaller
-
-
-_FIELDS = dict(zip(COLUMN_NAMES, Row._fields, strict=True))

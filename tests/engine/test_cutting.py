@@ -25,8 +25,7 @@ from tests.engine.build import (
     policies_on,
     stream,
 )
-from tests.engine.decorate import decorated
-from tests.model.streams import Mix, random_stream
+from tests.engine.decorate import GROUPS, any_stream, mix_of
 
 
 class Result(NamedTuple):
@@ -52,13 +51,13 @@ def result(engine: Engine, events: EventColumns, cuts: Iterable[int]) -> Result:
     return Result(report, engine.state_digest(), told.hexdigest())
 
 
-@pytest.mark.parametrize("computed", [True, False])
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_any_size_of_block(vendor: int, computed: bool) -> None:
+def test_any_size_of_block(vendor: int, group: str) -> None:
     """Blocks of one size, down to one event a block, leave the same bytes, state and outcomes."""
-    mix = Mix(computed=computed)
+    mix = mix_of(group, vendor)
     for seed in range(2):
-        events = decorated(random_stream(seed, 250, mix), seed, computed=computed)
+        events = any_stream(seed, 250, mix)
         results = {
             result(
                 engine_for(mix, *policies_on(vendor), vendor=vendor), events, range(size, len(events), size)
@@ -70,12 +69,15 @@ def test_any_size_of_block(vendor: int, computed: bool) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    seed=st.integers(0, 999), cuts=st.sets(st.integers(1, 150), max_size=6), vendor=st.sampled_from(VENDORS)
+    seed=st.integers(0, 999),
+    cuts=st.sets(st.integers(1, 150), max_size=6),
+    vendor=st.sampled_from(VENDORS),
+    group=st.sampled_from(GROUPS),
 )
-def test_any_cuts(seed: int, cuts: set[int], vendor: int) -> None:
+def test_any_cuts(seed: int, cuts: set[int], vendor: int, group: str) -> None:
     """Blocks of any sizes leave the same bytes, state and outcomes as one block."""
-    mix = Mix(computed=seed % 2 == 0)
-    events = decorated(random_stream(seed, 151, mix), seed, computed=mix.computed)
+    mix = mix_of(group, vendor)
+    events = any_stream(seed, 151, mix)
     whole, cut = (
         result(engine_for(mix, *policies_on(vendor), vendor=vendor), events, at) for at in ((), sorted(cuts))
     )

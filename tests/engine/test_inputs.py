@@ -158,6 +158,8 @@ ORDERS: Final[dict[tuple[Check, ...], Check]] = {
     (Check.UD, Check.GP, Check.GD): Check.UD,
     (Check.GP, Check.GD, Check.UD): Check.GP,
     (Check.GD, Check.UD, Check.GP): Check.GD,
+    (Check.GD, Check.GP): Check.GD,  # a check may be left out
+    (Check.GP,): Check.GP,
 }
 
 

@@ -5,20 +5,17 @@ with one fact put right, which tells the story that the version does not.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 import pytest
 
-from exitlab.debugreg import DR6_WRITABLE
 from exitlab.events import EventColumns, EventKind
 from hypervisor_svc.arch.story import Story
 from hypervisor_svc.engine import BadEvents
-from hypervisor_svc.policies.kvm import ERAS, Era, Kvm
-from hypervisor_svc.policies.kvm_eras import Dr6Load
-from tests.engine.build import SUMMARY, SVM, VENDOR_OF, VMX, PolicyLike, Row, engine_for, stream
+from tests.engine.build import SUMMARY, SVM, VMX, PolicyLike, Row, engine_for, stream
+from tests.engine.repairs import Repair, kvm, loading_once, recomputing
 from tests.engine.shrinking import Shows, rows_of, shrunk, smallest
 from tests.model.streams import Mix, random_stream
 
@@ -40,18 +37,6 @@ PLAIN: Final = Mix(
 )
 SEEDS: Final = range(60)
 EVENTS: Final = 60
-Repair = Callable[[Era], Era]
-
-
-def recomputing(era: Era) -> Era:
-    """Return the version with the belief worked out anew when a window closes (70e4da7a8ff6)."""
-    return replace(era, recomputes_after_save=True)
-
-
-def loading_once(era: Era) -> Era:
-    """Return the version with DR6 loaded before the run loop (c2fee09fc167)."""
-    return replace(era, dr6_load=Dr6Load.ONCE, svm_dr6_load=Dr6Load.ONCE)
-
 
 # Fault: the kind of event that shows it, the versions that have it by vendor, its repair, and the length of
 # the shortest streams that an exhaustive search on another model found. (B1 can do with one less, see below.)
@@ -74,12 +59,6 @@ CASES: Final = [
 ]
 
 
-def kvm(version: str, vendor: int, repair: Repair = lambda era: era) -> Kvm:
-    """Return a version on a vendor, repaired."""
-    (era,) = (one for one in ERAS if one.version == version)
-    return Kvm(repair(era), VENDOR_OF[vendor], dr6_writable=DR6_WRITABLE)
-
-
 def diverges(policy: PolicyLike, vendor: int, kind: EventKind | None = None) -> Shows:
     """Return the question whether an event of a stream shows the guest less under a policy, or another value.
 
@@ -93,8 +72,8 @@ def diverges(policy: PolicyLike, vendor: int, kind: EventKind | None = None) -> 
             engine.feed(events, SUMMARY)
         lane = engine.report().lanes[0]
         first = lane.first_divergence
-        is_less = first.story in (Story.NOTHING, Story.READ)
-        return lane.diverged_events > 0 and (kind is None or (first.kind == kind and is_less))
+        is_less = int(first.story) in (Story.NOTHING, Story.READ)
+        return lane.diverged_events > 0 and (kind is None or (int(first.kind) == kind and is_less))
 
     return shows
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exitlab.events import EventColumns
+from exitlab.events import EventColumns, EventKind
 from exitlab.v1 import report_pb2
-from hypervisor_svc.engine import Engine, ReferenceKey
+from hypervisor_svc.engine import Engine, ReferenceKey, records
 from hypervisor_svc.engine.engine import Reference
 from hypervisor_svc.engine.lane import Truth
 from hypervisor_svc.engine.validation import complete
@@ -30,7 +30,7 @@ from tests.engine.build import (
     policies_on,
     table_of,
 )
-from tests.engine.decorate import decorated
+from tests.engine.decorate import GROUPS, decorated, mix_of
 from tests.model.second_model import Story, events_of
 from tests.model.streams import Mix, mixes, random_stream, streams
 
@@ -96,7 +96,7 @@ def test_same_story(mix: Mix, vendor: int) -> None:
 def test_same_story_without_what_a_policy_has_no_answer_to(policy: str, vendor: int) -> None:
     """The same of policies that cannot live with one group of events, on streams without it."""
     for seed, mix in product(range(2), MIXES.values()):
-        lacking = replace(mix, **{EXACT_WITHOUT[policy]: False})
+        lacking = mix.switched(False, EXACT_WITHOUT[policy])
         assert_exact(random_stream(seed, 400, lacking), lacking, vendor, policy)
 
 
@@ -202,7 +202,7 @@ WITHOUT: Final = {  # groups of a mix, and the rules that cannot happen without 
 def test_a_rule_needs_its_cause(group: str, vendor: int, computed: bool) -> None:
     """A deviation is not declared on streams that lack what the rule is about, and is on others."""
     whole = Mix(computed=computed)
-    lacking = replace(whole, **{group: False})
+    lacking = whole.switched(False, group)
     rules = {rule.name for rule in WITHOUT[group]}
     declares = {Deviation(rule).name for rule in _declared_by("kvm-3.14", vendor)}
     assert _rules_of("kvm-3.14", lacking, vendor) & rules == set()
@@ -239,11 +239,19 @@ def final_reads(engine: Engine, lane: int, vcpu: int) -> int:
     return dr6 | dr7 << 32
 
 
-@pytest.mark.parametrize("computed", [True, False])
+# The fixed bits of DR6 and DR7. Set from outside without them, registers that go through the processor
+# before the next MOV get them back, of which an exception that a debugger injects may know too little.
+FIXED: Final = 0xFFFF_1FF0 | 0xD400 << 32
+
+
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_an_exception_shows_what_its_handler_would_read(vendor: int, computed: bool) -> None:
-    """Under every policy, right or wrong, an exception's DR6 and DR7 are what the next MOVs read."""
-    mix = Mix(computed=computed)
+def test_an_exception_shows_what_its_handler_would_read(vendor: int, group: str) -> None:
+    """Under every policy, right or wrong, an exception's DR6 and DR7 are what the next MOVs read.
+
+    Not where a policy has refused a change, so that it is elsewhere than its stream.
+    """
+    mix = mix_of(group, vendor)
     names = policies_on(vendor)
     raised = 0
     for seed in range(3):
@@ -253,8 +261,10 @@ def test_an_exception_shows_what_its_handler_would_read(vendor: int, computed: b
             parts = engine.feed(events.rows(at, at + 1), FULL)
             for lane, name in enumerate(names):
                 part = parts[lane]
-                if part.stories[0] in (2, 3, 4, 5, 6):
+                is_elsewhere = engine.lanes[lane].state.counts[records.REFUSED] != 0
+                if part.stories[0] in (2, 3, 4, 5, 6, 9) and not is_elsewhere:
                     raised += 1
-                    shown = final_reads(engine, lane, one.vcpu)
-                    assert part.story_values[0] == shown, (name, seed, at)
+                    unlike = part.story_values[0] ^ final_reads(engine, lane, one.vcpu)
+                    is_injected = one.kind == EventKind.HOST_DEBUGGER
+                    assert unlike & ~(FIXED if is_injected else 0) == 0, (name, seed, at)
     assert raised > 50

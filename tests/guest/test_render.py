@@ -97,8 +97,10 @@ def report() -> report_pb2.Report:
                 first_divergence=DIVERGENCE,
                 diverged_events=7,
                 leaks=[
-                    report_pb2.LeakCount(kind=1, count=2),
-                    report_pb2.LeakCount(kind=3, register=6, owner=256, count=3),
+                    report_pb2.LeakCount(kind=report_pb2.LEAK_KIND_USED_BY_GUEST, count=2),
+                    report_pb2.LeakCount(
+                        kind=report_pb2.LEAK_KIND_ARMED_IN_HOST, register=6, owner=256, count=3
+                    ),
                 ],
             ),
             lane(

@@ -1,4 +1,4 @@
-"""Scenes of guests that step, trap and nest, and of a host that debugs them.
+"""Scenes of guests that step, trap, load SS and touch ports.
 
 Each takes the writer and a vCPU, and appends a few events.
 """
@@ -6,10 +6,10 @@ Each takes the writer and a vCPU, and appends a few events.
 from collections.abc import Callable
 from typing import Final
 
-from exitlab.events import FETCH_END, STAGE_DR6, STAGE_DR7, DebuggerControl, EventKind, Mark, Mode
+from exitlab.events import FETCH_END, EventKind, Mark, Mode
 
 from .mix import Mix
-from .scenes import access, arm, fetch, handler, interlude, one_access, touch
+from .scenes import access, fetch, handler, interlude, one_access, touch
 from .writer import CODE, DATA, Writer
 
 Scene = Callable[[Writer, int], None]
@@ -17,15 +17,7 @@ Scene = Callable[[Writer, int], None]
 PORTS: Final = (0x3F8, 0x3F9, 0x3FB, 0x60, 0x0, 0x2, 0xCF8)
 PORT_KINDS: Final = (EventKind.IN, EventKind.OUT, EventKind.INS, EventKind.OUTS)
 TRAP_FLAG: Final = 1 << 8  # in the flags that POPF and IRET load
-
-# How a debugger takes a guest; what else it may ask for comes on top.
-WAYS: Final = (
-    DebuggerControl.USE_HW_BP,
-    DebuggerControl.USE_HW_BP,
-    DebuggerControl.SINGLESTEP,
-    DebuggerControl.USE_SW_BP,
-    DebuggerControl(0),
-)
+GENERAL_DETECT: Final = 1 << 13  # in DR7
 
 
 # Instructions.
@@ -118,7 +110,7 @@ def _watch_operand(writer: Writer, vcpu: int) -> int:
     enabled = writer.pick(1, 2) << (2 * data) | writer.pick(0, 1, 2) << (2 * code)
     dr7 = enabled | (0b11 | writer.below(4) << 2) << (16 + 4 * data)
     if writer.mix.general_detect and writer.chance(10):
-        dr7 |= 1 << 13
+        dr7 |= GENERAL_DETECT
     writer.write_dr(vcpu, 7, dr7)
     return address
 
@@ -181,88 +173,11 @@ def touch_ports(writer: Writer, vcpu: int) -> None:
         handler(writer, vcpu)
 
 
-# The host.
-
-
-def debug_from_host(writer: Writer, vcpu: int) -> None:
-    """Let the host's debugger take the guest, let it go on, and perhaps let it go."""
-    _set_debugger(writer, vcpu, _debugger_control(writer))
-    if writer.chance(70):
-        _go_on(writer, vcpu)
-    if writer.chance(60):
-        # Without the bit that enables them the others do nothing, but for injection.
-        without = (0, 0, 0, *(bit for bit in DebuggerControl if bit != DebuggerControl.ENABLE))
-        _set_debugger(writer, vcpu, writer.pick(*without))
-        writer.pick(*_guest_scenes(writer.mix))(writer, vcpu)
-
-
-def _go_on(writer: Writer, vcpu: int) -> None:
-    """Let the guest do something."""
-    for _ in range(1 + writer.below(3)):
-        writer.pick(*_guest_scenes(writer.mix))(writer, vcpu)
-
-
-def _debugger_control(writer: Writer) -> int:
-    """Return control bits: any set of them, mostly with the one that enables the others."""
-    control = writer.pick(*WAYS)
-    for bit in DebuggerControl:
-        if writer.chance(90 if bit == DebuggerControl.ENABLE else 12):
-            control |= bit
-    return control
-
-
-def _set_debugger(writer: Writer, vcpu: int, control: int) -> None:
-    """Stage the debugger's registers and set its controls."""
-    values = {slot: writer.address() for slot in range(4)}
-    writer.stage(vcpu, {**values, STAGE_DR7: writer.dr7() if control else 0x400})
-    writer.add(EventKind.HOST_DEBUGGER, vcpu, selector=control)
-
-
-def read_debugregs(writer: Writer, vcpu: int) -> None:
-    """Let the host read the registers, perhaps just after the guest used them."""
-    if writer.chance(50):
-        one_access(writer, vcpu)
-    writer.add(EventKind.GET_DEBUGREGS, vcpu)
-
-
-# Nested guests.
-
-
-def nest(writer: Writer, vcpu: int) -> None:
-    """Enter a nested guest, let it do something, and perhaps leave it; or leave one that still runs."""
-    writer.run(vcpu)
-    if not any(writer.gate.nested(vcpu)) or writer.chance(20):
-        # With the fixed bits of DR7, as L1 finds what it staged where VMX does not save.
-        dr7 = (writer.dr7() & 0xFFFF_2BFF) | 0x400
-        writer.add(EventKind.STAGE, vcpu, STAGE_DR7, dr7)
-        writer.add(EventKind.STAGE, vcpu, STAGE_DR6, writer.dr6())
-        writer.add(EventKind.VMRUN, vcpu, value=writer.below(16))
-        _go_on(writer, vcpu)
-        if writer.chance(30):
-            return
-        writer.run(vcpu)
-    writer.add(EventKind.VMEXIT_TO_L1, vcpu, selector=writer.pick(1, 10, 18))
-
-
-def _guest_scenes(mix: Mix) -> list[Scene]:
-    """Return the scenes that a nested or debugged guest can be in."""
-    return [one_access, arm, touch, *(scene for weight, scene in own_scenes(mix) if weight)]
-
-
 def own_scenes(mix: Mix) -> list[tuple[int, Scene]]:
-    """Return the scenes of this module that need no host, with how frequent they are."""
+    """Return the scenes of this module with how frequent they are."""
     return [
         (6 if mix.steps else 0, step),
         (4 if mix.software_interrupts else 0, interrupt),
         (6 if mix.mov_ss else 0, load_ss),
         (4 if mix.io_breakpoints else 0, touch_ports),
-    ]
-
-
-def host_scenes(mix: Mix) -> list[tuple[int, Scene]]:
-    """Return the scenes of this module that need a host, with how frequent they are."""
-    return [
-        (4 if mix.debugger else 0, debug_from_host),
-        (4 if mix.reading else 0, read_debugregs),
-        (4 if mix.nested else 0, nest),
     ]

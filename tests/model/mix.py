@@ -27,8 +27,8 @@ scheduling              SCHED_OUT; SCHED_IN on the same or another physical CPU
 kicks                   vCPUs take a shared CPU from each other, or move, without SCHED_OUT
 ======================  =========================================================================
 
-The rest is off by default; ``Mix.everything`` turns it on. All but ``reading`` is there only where
-breakpoints are computed.
+The rest is off by default; ``Mix.everything`` turns it on. All but ``reading`` and ``not_retired`` is there
+only where breakpoints are computed.
 
 ======================  =========================================================================
 steps                   runs of instructions with TF on the last event of each, from a POPF to a
@@ -39,10 +39,12 @@ mov_ss                  MOV_SS with and without a memory operand that is watched
 io_breakpoints          IN, OUT, INS and OUTS of 1, 2 and 4 bytes around slots of R/W 10, with CR4.DE
                         (set by STATE) and without
 debugger                HOST_DEBUGGER with every control bit, the debugger's DR0 to DR3 and DR7 staged;
-                        the guest goes on under it, and is let go
+                        the guest goes on under it, and is let go; a host that changes one thing after
+                        another
 reading                 GET_DEBUGREGS
 nested                  VMRUN with every set of controls, also inside a nested guest; any guest scene
                         inside; VMEXIT_TO_L1, also where the nested guest was left already
+not_retired             MOV DRs that exit and do not retire, for the host takes over: whatever it does then
 ======================  =========================================================================
 
 With ``scheduling`` or ``kicks`` the vCPUs share ``cpus`` physical CPUs and start on those that
@@ -57,7 +59,7 @@ keeps to that on each of ``Mix.vendors``.
 """
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from exitlab.events import EventKind
 
@@ -115,6 +117,7 @@ class Mix:
     debugger: bool = False
     reading: bool = False
     nested: bool = False
+    not_retired: bool = False
     rtm: bool = False  # rtm and bus_lock matter to recorded values only
     bus_lock: bool = False
     vendors: tuple[str, ...] = VENDORS  # on which the stream has a meaning
@@ -131,8 +134,14 @@ class Mix:
             debugger=True,
             reading=True,
             nested=True,
+            not_retired=True,
             vendors=vendors or VENDORS,
         )
+
+    def switched(self, is_on: bool, *groups: str) -> "Mix":
+        """Return this mix with groups on or off."""
+        choices: dict[str, Any] = dict.fromkeys(groups, is_on)
+        return replace(self, **choices)
 
     @property
     def effective(self) -> "Mix":

@@ -50,7 +50,12 @@ class Processor:
         return self.handler_sees(story)
 
     def int1(self, held: Causes) -> Told:
-        """Execute INT1: a debug trap without a cause of its own, which VMX alone takes for a #DB."""
+        """Execute INT1: a debug trap without a cause of its own, which VMX alone takes for a #DB.
+
+        With something held it is one on SVM too.
+        """
+        if held.certain and not self.is_vmx:
+            return self.raise_db(Story.DB_TRAP, held)
         if self.is_vmx and self.debugger.takes_debug_exceptions:
             return Told()
         if self.is_vmx and self.nested is not None and self.nested.intercepts_db:

@@ -31,7 +31,7 @@ What is decided here, where neither a manual nor the rules say it:
 - Only attempted events use up the shadow of a MOV SS. What is held is lost too when its instruction
   leaves a nested guest. What is held when a host's debugger comes goes to the debugger: where it would
   be raised instead of an event, that event does not happen and shows nothing.
-- An INT1 with something held is still an INT1: on SVM nobody takes it.
+- An INT1 with something held is a #DB like any other, on SVM too: intercepts and debuggers take it.
 - An injected #DB is before the next instruction, so a fault. Of #DB and #BP together, KVM injects #DB.
 - On SVM a MOV DR that L1 intercepts leaves before its operand is looked at; and DR6 is in the value of
   whatever leaves the nested guest. VMX names no cause where no exception left it.

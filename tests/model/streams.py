@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, FETCH_END, Column, EventColumns, EventKind, Mark
 
-from . import debug_scenes, scenes
+from . import debug_scenes, host_scenes, scenes
 from .gate import Gate, Row
 from .mix import Mix
 from .second_model import SecondModel, Story
@@ -38,7 +38,7 @@ def _scenes(mix: Mix) -> list[Callable[[Writer, int], None]]:
         (3 if mix.scheduling else 0, scenes.schedule),
         (1 if mix.kicks else 0, scenes.migrate),
         *debug_scenes.own_scenes(mix),
-        *debug_scenes.host_scenes(mix),
+        *host_scenes.host_scenes(mix),
     ]
     return [scene for weight, scene in weights for _ in range(weight)]
 

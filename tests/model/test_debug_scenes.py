@@ -107,6 +107,28 @@ def test_nested_guests_are_left_in_every_way(vendor: str) -> None:
     assert {kind for kind in EVERYTHING.kinds if kind <= EventKind.EXCEPTION} <= set(inside)
 
 
+HOSTS_OWN: Final = (
+    *(EventKind.HOST_DEBUGGER, EventKind.SET_DEBUGREGS, EventKind.GET_DEBUGREGS, EventKind.RESET),
+    *(EventKind.INIT, EventKind.HOST_BREAKPOINTS, EventKind.SCHED_OUT, EventKind.SCHED_IN),
+)
+
+
+def test_a_host_takes_over_in_the_middle_of_an_access() -> None:
+    """After a MOV DR that did not retire comes whatever a host does, or the guest's next access."""
+    after: Counter[EventKind] = Counter()
+    for seed in range(250):
+        last: dict[int, Event] = {}
+        for event in events_of(random_stream(seed, 400, EVERYTHING)):
+            before = last.get(event.vcpu)
+            if event.kind == EventKind.STAGE:
+                continue
+            if before and before.kind in MOV_DR and before.marks & Mark.NOT_RETIRED:
+                after[EventKind(event.kind)] += 1
+            last[event.vcpu] = event
+    for kind in (*HOSTS_OWN, *MOV_DR):
+        assert after[kind] >= 3, kind.name
+
+
 def test_the_vendors_differ_where_they_should() -> None:
     """One stream tells the vendors apart by INT1, code breakpoints in a shadow, and MOV DR."""
     differing: Counter[EventKind] = Counter()

@@ -180,6 +180,7 @@ def test_a_group_that_is_off_leaves_no_trace() -> None:
     for base in (PLAIN, EVERYTHING):
         mix = replace(base, handlers=False, retired=False, class_override=False, debug_extensions=False)
         mix = replace(mix, user_mode=False, operand_32=False, resume_flag=False, steps=False, mov_ss=False)
+        mix = replace(mix, not_retired=False)
         for seed in range(10):
             events = events_of(random_stream(seed, 200, mix))
             assert not any(event.marks or event.modes for event in events)
