@@ -227,9 +227,10 @@ class Machine:
         yield from self._leaving(self.cross(Moment.DB_EXIT, state))
 
     def _nested_events(self, state: State) -> Iterator[State]:
+        """Enter a nested guest, whose exit is light, or leave one by an exit of any class but a fast one."""
         if self.rules.nests:
-            for rung in (LIGHT, HEAVY):
-                yield from self._switched(self.climb(state, rung), self.dr7s)
+            yield from self._switched(self.climb(state, LIGHT), self.dr7s)
+            yield from self._switched(self.climb(state, HEAVY), (0,))
 
     def _leaving(self, state: State) -> Iterator[State]:
         """Yield a state after an exception, and what leaving a nested guest by it makes of it.
@@ -241,8 +242,10 @@ class Machine:
             yield from self._switched(state, (0,))
 
     def _switched(self, state: State, dr7s: Iterable[int]) -> Iterator[State]:
+        """Switch DR7 for a nested guest; out of the session it is as if the host had set the registers."""
+        control = Control.NESTED if state.rung < HEAVY else Control.DEBUGREGS
         for dr7 in dr7s:
-            yield self.cross(Moment.CONTROL_CHANGED, state._replace(shadow=dr7), Control.NESTED)
+            yield self.cross(Moment.CONTROL_CHANGED, state._replace(shadow=dr7), control)
 
     # MOV DR.
 

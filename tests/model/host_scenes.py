@@ -112,8 +112,7 @@ def busy_host(writer: Writer, vcpu: int) -> None:
     for _ in range(2 + writer.below(5)):
         if writer.chance(60):
             writer.run(vcpu)
-            has_gd = writer.mix.general_detect and writer.chance(30)
-            writer.write_dr(vcpu, 7, writer.dr7() | (GENERAL_DETECT if has_gd else 0))
+            writer.write_dr(vcpu, 7, _dr7(writer))
         if writer.mix.nested and writer.chance(15):
             nest(writer, vcpu)
         _take_over(writer, vcpu)
@@ -124,7 +123,7 @@ def _take_over(writer: Writer, vcpu: int) -> None:
     mix = writer.mix
     ways: list[Scene] = [
         *([_change_debugger] * 3 if mix.debugger else []),
-        *([scenes.outside, scenes.outside, _reset] if mix.outside else []),
+        *([scenes.outside, _set_dr7, _reset] if mix.outside else []),
         *([scenes.host_breakpoints] * 2 if mix.host else []),
         *([read_debugregs] if mix.reading else []),
         *([scenes.schedule] if mix.scheduling else []),
@@ -132,6 +131,20 @@ def _take_over(writer: Writer, vcpu: int) -> None:
     ]
     if ways:
         writer.pick(*ways)(writer, vcpu)
+
+
+def _dr7(writer: Writer) -> int:
+    """Return a value for DR7, more often than others with general detect, and with that alone."""
+    if not writer.mix.general_detect or writer.chance(60):
+        return writer.dr7()
+    return GENERAL_DETECT | (0x400 if writer.chance(40) else writer.dr7())
+
+
+def _set_dr7(writer: Writer, vcpu: int) -> None:
+    """Set the registers from outside, DR7 so that general detect matters."""
+    writer.stage(vcpu, {**{slot: writer.address() for slot in range(4)}, STAGE_DR6: writer.dr6()})
+    writer.add(EventKind.STAGE, vcpu, STAGE_DR7, _dr7(writer))
+    writer.add(EventKind.SET_DEBUGREGS, vcpu)
 
 
 def _reset(writer: Writer, vcpu: int) -> None:
@@ -152,7 +165,7 @@ def nest(writer: Writer, vcpu: int) -> None:
     writer.run(vcpu)
     if not any(writer.gate.nested(vcpu)) or writer.chance(20):
         # With the fixed bits of DR7, as L1 finds what it staged where VMX does not save.
-        dr7 = (writer.dr7() & 0xFFFF_2BFF) | 0x400
+        dr7 = (_dr7(writer) & 0xFFFF_2BFF) | 0x400
         writer.add(EventKind.STAGE, vcpu, STAGE_DR7, dr7)
         writer.add(EventKind.STAGE, vcpu, STAGE_DR6, writer.dr6())
         writer.add(EventKind.VMRUN, vcpu, value=writer.below(16))
