@@ -1749,8 +1749,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     hits = seen ^ true_value
                     if kind == _INT1 and slots != ZERO:
                         hits = ZERO  # what it brings along replaces all four bits
-                    if story != true_story and (true_value & slots) != ZERO:
-                        hits = ZERO  # what it missed would have come instead of this event
+                    if story != true_story and ((true_value | seen) & slots) != ZERO:
+                        hits = ZERO  # what it missed, or found, comes instead of what this event brings
                 enables = (seen | true_value) >> _32
                 for k in range(_FOUR):
                     if ((enables >> (_TWO * k)) & _THREE) == ZERO:

@@ -1623,8 +1623,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     if (kind == K_INT1 && slots != 0) {
                         hits = 0; /* what it brings along replaces all four bits */
                     }
-                    if (story != true_story && (true_value & slots) != 0) {
-                        hits = 0; /* what it missed would have come instead of this event */
+                    if (story != true_story && ((true_value | seen) & slots) != 0) {
+                        hits = 0; /* what it missed, or found, comes instead of what this event brings */
                     }
                 }
                 u64 enables = (seen | true_value) >> 32;

@@ -36,7 +36,7 @@ def steps(engine: Engine, events: EventColumns) -> Iterator[Event]:
 
 def some_steps(vendor: int, *policies: str, mix: Mix = DEFAULT_MIX) -> Iterator[tuple[Event, Engine]]:
     """Yield each step of a few random streams, plain and, if nobody nests, decorated."""
-    for seed in range(6 if mix.nested else 3):
+    for seed in range(9 if mix.nested else 3):
         streams = [random_stream(seed, 200, mix)]
         if not mix.nested:
             streams.append(decorated(streams[0], seed, computed=mix.computed, all_retire=True))

@@ -48,7 +48,7 @@ def test_steps_and_held_hits_come_in_every_way(vendor: str) -> None:
     """Steps come alone and with hits; held hits come as traps, as faults, with steps and are lost."""
     seen: Counter[str] = Counter()
     held: dict[tuple[int, int], bool] = {}
-    for model, event, told in _walk(vendor, 150):
+    for model, event, told in _walk(vendor, 200):
         key = (id(model), event.vcpu)
         causes = told.value & 0x400F
         if told.story == Story.DB_TRAP and event.modes & Mode.TF:
@@ -94,7 +94,7 @@ def test_nested_guests_are_left_in_every_way(vendor: str) -> None:
     controls: set[int] = set()
     left: Counter[EventKind] = Counter()
     inside: Counter[EventKind] = Counter()
-    for model, event, told in _walk(vendor, 150):
+    for model, event, told in _walk(vendor, 200):
         if event.kind == EventKind.VMRUN:
             controls.add(event.value)
         if told.story == Story.VMEXIT:
