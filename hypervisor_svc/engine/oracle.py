@@ -631,6 +631,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         enters_nested = False
         is_clustered = False
         is_undone = False  # a debugger's general detect left the access undone
+        is_due = False  # what MOV SS has held, if anything, comes instead of this event
         is_surviving = False  # in a window that has survived the debugger's coming
         exit_class = _LIGHT
         stop = ZERO  # the exception that the host's debugger is told of
@@ -729,9 +730,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     is_outside = vcpu[v, RUNG] != ZERO  # an instruction that was emulated retires
                     step = _DELIVER if is_outside else _DONE
                     shade = vcpu[v, SHADOW_OF_SS]
-                    is_overdue = shade == SHADOW_OVERDUE or (shade == SHADOW_FETCHED and is_fetch)
-                    is_overdue = is_overdue and vcpu[v, HELD] != ZERO
-                    is_overdue = is_overdue and is_tail and (mark & _RETIRED) == ZERO
+                    is_due = shade == SHADOW_OVERDUE or (shade == SHADOW_FETCHED and is_fetch)
+                    is_due = is_due and is_tail and (mark & _RETIRED) == ZERO
+                    is_overdue = is_due and vcpu[v, HELD] != ZERO
                 if is_outside:
                     if story == _STORY_DB_TRAP:
                         vector = ONE
@@ -1285,8 +1286,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, DEBUGGER_DR7] = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
                     for k in range(_SIX):
                         vcpu[v, _STAGED_AT + k] = ZERO
-                    is_hazard = owns and vcpu[v, WINDOW] == _WINDOW_OPENING
-                    vcpu[v, SURVIVED] = ONE if is_hazard or (owns and vcpu[v, SURVIVED] != ZERO) else ZERO
+                    is_opening = vcpu[v, WINDOW] == _WINDOW_OPENING
+                    survives = is_opening or vcpu[v, SURVIVED] != ZERO
+                    survives = survives and (vcpu[v, CONTROL] & TAKES_DB) != ZERO
+                    vcpu[v, SURVIVED] = ONE if survives else ZERO
+                    is_hazard = owns and is_opening
                     if is_hazard and ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO:
                         for k in range(_SIX):
                             vcpu[v, _DECLARED_AT + k] = ~ZERO
@@ -1747,10 +1751,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 hits = seen if is_here or story == _STORY_VMEXIT else true_value
                 if story == true_story or (is_here and is_there):
                     hits = seen ^ true_value
-                    if kind == _INT1 and slots != ZERO:
-                        hits = ZERO  # what it brings along replaces all four bits
-                    if story != true_story and ((true_value | seen) & slots) != ZERO:
-                        hits = ZERO  # what it missed, or found, comes instead of what this event brings
+                if ((true_value | seen) & slots) != ZERO and (
+                    kind == _INT1 or is_due or (is_here and is_there and story != true_story)
+                ):
+                    hits = ZERO  # what it missed, or found, comes instead of what this event brings
                 enables = (seen | true_value) >> _32
                 for k in range(_FOUR):
                     if ((enables >> (_TWO * k)) & _THREE) == ZERO:
@@ -1799,8 +1803,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 is_there_undone = is_there_undone or true_story == _STORY_VMEXIT
                 if story == true_story and is_exception(story):
                     difference = (seen ^ true_value) & ~undefined
-                    vcpu[v, DECLARED_DR6] |= difference & LOW_32
-                    vcpu[v, DECLARED_DR7] |= difference >> _32
+                    kept_dr6 |= difference & LOW_32
+                    kept_gd |= difference >> _32
+                    vcpu[v, DECLARED_DR6] |= kept_dr6
+                    vcpu[v, DECLARED_DR7] |= kept_gd
                     vcpu[v, DECLARED_RULE] = rule
                 if (story == _STORY_VMEXIT) != (true_story == _STORY_VMEXIT):
                     # The stream goes on where the architecture is: the lane is brought there.

@@ -292,6 +292,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool enters_nested = false;
         bool is_clustered = false;
         bool is_undone = false; /* a debugger's general detect left the access undone */
+        bool is_due = false; /* what MOV SS has held, if anything, comes instead of this event */
         bool is_surviving = false; /* in a window that has survived the debugger's coming */
         u64 exit_class = K_LIGHT;
         u64 stop = 0; /* the exception that the host's debugger is told of */
@@ -403,9 +404,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     is_outside = vcpu[v][RUNG] != 0; /* an instruction that was emulated retires */
                     step = is_outside ? K_DELIVER : K_DONE;
                     shade = vcpu[v][SHADOW_OF_SS];
-                    is_overdue = shade == SHADOW_OVERDUE || (shade == SHADOW_FETCHED && is_fetch);
-                    is_overdue = is_overdue && vcpu[v][HELD] != 0;
-                    is_overdue = is_overdue && is_tail && (mark & K_RETIRED) == 0;
+                    is_due = shade == SHADOW_OVERDUE || (shade == SHADOW_FETCHED && is_fetch);
+                    is_due = is_due && is_tail && (mark & K_RETIRED) == 0;
+                    is_overdue = is_due && vcpu[v][HELD] != 0;
                 }
                 bool is_foreign;
                 if (is_outside) {
@@ -1012,8 +1013,11 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     for (u64 k = 0; k < 6; k++) {
                         vcpu[v][K_STAGED_AT + k] = 0;
                     }
-                    is_hazard = owns && vcpu[v][WINDOW] == K_WINDOW_OPENING;
-                    vcpu[v][SURVIVED] = (is_hazard || (owns && vcpu[v][SURVIVED] != 0)) ? 1 : 0;
+                    bool is_opening = vcpu[v][WINDOW] == K_WINDOW_OPENING;
+                    bool survives = is_opening || vcpu[v][SURVIVED] != 0;
+                    survives = survives && (vcpu[v][CONTROL] & TAKES_DB) != 0;
+                    vcpu[v][SURVIVED] = survives ? 1 : 0;
+                    is_hazard = owns && is_opening;
                     if (is_hazard && ((declares >> (K_R_OPEN_SURVIVES - 1)) & 1) != 0) {
                         for (u64 k = 0; k < 6; k++) {
                             vcpu[v][K_DECLARED_AT + k] = ~0ull;
@@ -1620,12 +1624,10 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 hits = (is_here || story == K_STORY_VMEXIT) ? seen : true_value;
                 if (story == true_story || (is_here && is_there)) {
                     hits = seen ^ true_value;
-                    if (kind == K_INT1 && slots != 0) {
-                        hits = 0; /* what it brings along replaces all four bits */
-                    }
-                    if (story != true_story && ((true_value | seen) & slots) != 0) {
-                        hits = 0; /* what it missed, or found, comes instead of what this event brings */
-                    }
+                }
+                if (((true_value | seen) & slots) != 0 && (kind == K_INT1 || is_due || (is_here && is_there &&
+                        story != true_story))) {
+                    hits = 0; /* what it missed, or found, comes instead of what this event brings */
                 }
                 u64 enables = (seen | true_value) >> 32;
                 for (u64 k = 0; k < 4; k++) {
@@ -1693,8 +1695,10 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 is_there_undone = is_there_undone || true_story == K_STORY_VMEXIT;
                 if (story == true_story && is_exception(story)) {
                     difference = (seen ^ true_value) & ~undefined;
-                    vcpu[v][DECLARED_DR6] |= difference & LOW_32;
-                    vcpu[v][DECLARED_DR7] |= difference >> 32;
+                    kept_dr6 |= difference & LOW_32;
+                    kept_gd |= difference >> 32;
+                    vcpu[v][DECLARED_DR6] |= kept_dr6;
+                    vcpu[v][DECLARED_DR7] |= kept_gd;
                     vcpu[v][DECLARED_RULE] = rule;
                 }
                 if ((story == K_STORY_VMEXIT) != (true_story == K_STORY_VMEXIT)) {
