@@ -7,50 +7,25 @@ from typing import Any, Final
 
 import numpy as np
 
-from exitlab.debugreg import dr6_writable
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.arch import reference
 from hypervisor_svc.arch.compiled import rules_digest
-from hypervisor_svc.engine.lane import Lane, Outcomes, Truth, outcomes_for
+from hypervisor_svc.engine.fleet import Fleet, Work
+from hypervisor_svc.engine.lane import UNNUMBERED, Lane, Outcomes, outcomes_for
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
-from hypervisor_svc.engine.records import Words
 from hypervisor_svc.engine.report import decision, make_report
-from hypervisor_svc.engine.validation import Block, Checker, complete
+from hypervisor_svc.engine.truth import Reference, ReferenceKey, Truth
+from hypervisor_svc.engine.validation import Checker, complete
 
 ENGINE_FINGERPRINT: Final = f"exitlab-engine-1-{rules_digest()}"
 LEVEL_REFERENCE: Final = 2
-UNNUMBERED: Final = 0xFFFF  # stands for a decision past the last number
 _MAX_PART_BYTES: Final = 3 << 20
 _BYTES_AN_EVENT: Final = 13
 _STORY_VALUES: Final = outcome_pb2.OutcomePart.STORY_VALUES_FIELD_NUMBER
 _UNDEFINED_DR6: Final = outcome_pb2.OutcomePart.UNDEFINED_DR6_FIELD_NUMBER
 
 Resolve = Callable[[str, policy_pb2.Vendor.ValueType, policy_pb2.CpuFeatures], policy_pb2.PolicyTable]
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceKey:
-    """What makes one reference differ from another."""
-
-    vendor: policy_pb2.Vendor.ValueType
-    rtm: bool
-    bus_lock_detect: bool
-
-    @classmethod
-    def of(cls, vendor: policy_pb2.Vendor.ValueType, features: policy_pb2.CpuFeatures) -> "ReferenceKey":
-        """Return the key for a vendor and the CPU's features."""
-        return cls(vendor, features.rtm, features.bus_lock_detect)
-
-    @property
-    def features(self) -> policy_pb2.CpuFeatures:
-        """The CPU's features as the contract's message."""
-        return policy_pb2.CpuFeatures(rtm=self.rtm, bus_lock_detect=self.bus_lock_detect)
-
-    @property
-    def dr6_writable(self) -> int:
-        """The bits of DR6 that a guest can write there."""
-        return dr6_writable(rtm=self.rtm, bus_lock_detect=self.bus_lock_detect)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,35 +67,11 @@ class EngineConfig:
         )
 
 
-class Reference:
-    """The architecture alone for one vendor and CPU."""
-
-    def __init__(self, key: ReferenceKey, vcpus: int) -> None:
-        """Make the state after reset."""
-        self.key = key
-        self.state: Words = reference.new_reference_state(vcpus)
-        self.counts: Words = np.zeros(reference.REFERENCE_COUNTS, np.uint64)
-
-    def run(self, block: Block, first_event: int, *, is_computed: bool, leading: Truth | None) -> Truth:
-        """Run a checked block and return what the guest sees."""
-        truth = Truth.empty(len(block.kinds))
-        lead = truth if leading is None else leading
-        with np.errstate(over="ignore"):
-            reference.run_reference(
-                *(block.kinds, block.args, block.modes, block.marks, block.vcpus),
-                *(block.gap_cycles, block.selectors, block.values, np.uint64(first_event)),
-                *(is_computed, leading is None, self.key.vendor == policy_pb2.VENDOR_SVM),
-                *(np.uint64(self.key.dr6_writable), lead.stories),
-                *(self.state, self.counts, truth.stories, truth.values, truth.undefined),
-            )
-        return truth
-
-
 class Engine:
     """Runs blocks of events through the references and all lanes; deterministic."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        """Make references and lanes after reset.
+    def __init__(self, config: EngineConfig, *, by_machine: bool = True) -> None:
+        """Make references and lanes after reset; without ``by_machine`` all runs in the oracle loop.
 
         Raises:
             BadTable: a lane's table cannot be run.
@@ -140,6 +91,15 @@ class Engine:
             )
             for number, spec in enumerate(config.lanes)
         ]
+        self._fleets = {
+            key: Fleet(
+                [lane for spec, lane in zip(config.lanes, self.lanes, strict=True) if spec.key == key],
+                config.vcpus,
+                is_computed=config.is_computed,
+                by_machine=by_machine,
+            )
+            for key in keys
+        }
         self._checker = Checker(config.vcpus, config.physical_cpus, is_computed=config.is_computed)
         self.applied_events = 0
         self.events_by_kind = np.zeros(64, np.uint64)
@@ -166,21 +126,20 @@ class Engine:
         for key, one in self.references.items():
             truths[key] = one.run(whole, first, is_computed=self.config.is_computed, leading=leading)
             leading = leading or truths[key]
-        parts: list[outcome_pb2.OutcomePart] = []
-        for number, (spec, lane) in enumerate(zip(self.config.lanes, self.lanes, strict=True)):
-            outcomes = outcomes_for(len(events), level)
-            lane.run(
-                whole,
-                first,
-                truths[spec.key],
-                level,
-                outcomes,
-                recorded_reasons=self._checker.recorded_reasons,
+        outcomes = [outcomes_for(len(events), level) for _ in self.lanes]
+        for key, fleet in self._fleets.items():
+            fleet.run(
+                Work(
+                    *(whole, first, truths[key], self.references[key], level, outcomes),
+                    self._checker.recorded_reasons,
+                )
             )
+        parts: list[outcome_pb2.OutcomePart] = []
+        for number, lane in enumerate(self.lanes):
             if level >= LEVEL_DECISIONS:
-                fresh = self._not_yet_told(number, outcomes)
+                fresh = self._not_yet_told(number, outcomes[number])
                 decisions = [decision(k, lane.state.decisions[k], lane.profile) for k in fresh]
-                parts += _lane_parts(number, first, level, outcomes, decisions)
+                parts += _lane_parts(number, first, level, outcomes[number], decisions)
         if level >= LEVEL_REFERENCE and leading is not None:
             parts += _reference_parts(len(self.lanes), first, leading)
         self.events_by_kind += counts
@@ -204,10 +163,16 @@ class Engine:
             PolicyFailed: a lane cannot tell its registers; the engine can still be used.
 
         """
+        self._settle()
         return make_report(self)
+
+    def _settle(self) -> None:
+        for key, fleet in self._fleets.items():
+            fleet.settle(self.references[key].state)
 
     def state_digest(self) -> int:
         """Return 64 bits that stand for the whole state."""
+        self._settle()
         digest = hashlib.sha256(self.applied_events.to_bytes(8, "little"))
         for one in self.references.values():
             digest.update(one.state.astype("<u8").tobytes())

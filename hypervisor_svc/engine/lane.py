@@ -14,11 +14,13 @@ from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL, run_lane
 from hypervisor_svc.engine.profile import Profile, make_profile
 from hypervisor_svc.engine.records import Words
 from hypervisor_svc.engine.tables import MOST_CLUSTERED, Table, make_table, pack_operations, rung_of_saving
+from hypervisor_svc.engine.truth import Truth
 from hypervisor_svc.engine.validation import Block, complete
 from hypervisor_svc.engine.vocabulary import Deviation
 
 BILL_CAPACITY: Final = 1 << 12
 DECISION_CAPACITY: Final = 1 << 14
+UNNUMBERED: Final = 0xFFFF  # stands for a decision past the last number
 # Most rows that a block can add to a bill: of the profile's own reasons, and of each recorded one.
 _ROWS_OF_PROFILE: Final = 1 << 10
 _ROWS_A_REASON: Final = 64
@@ -41,26 +43,16 @@ class EngineError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Truth:
-    """What the reference says of a block's events; arrays of one length."""
-
-    stories: NDArray[np.uint8]
-    values: Words
-    undefined: NDArray[np.uint32]
-
-    @classmethod
-    def empty(cls, count: int) -> "Truth":
-        """Return arrays for ``count`` events, to be filled."""
-        return cls(np.empty(count, np.uint8), np.empty(count, np.uint64), np.empty(count, np.uint32))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
     """A lane's answers to a block's events; empty arrays where the level does not ask for them."""
 
     decisions: NDArray[np.uint16]
     stories: NDArray[np.uint8]
     values: Words
+
+    def slice(self, start: int, stop: int) -> "Outcomes":
+        """Return the places of events ``start`` to ``stop``."""
+        return Outcomes(self.decisions[start:stop], self.stories[start:stop], self.values[start:stop])
 
 
 def outcomes_for(count: int, level: int) -> Outcomes:
@@ -179,6 +171,7 @@ class Lane:
 
         """
         self.message = message
+        self.writable_dr6 = writable_dr6
         self.number = number
         self.table = make_table(message)
         self.profile: Profile = make_profile(
@@ -214,7 +207,20 @@ class Lane:
             self._grow_bill()
         if level >= LEVEL_DECISIONS:
             state.make_room_for_decisions()
-        profile = self.profile
+        self.call_loop(block, first_event, truth, level, outcomes)
+        failure = int(state.counts[records.FAILURE])
+        if failure == records.FAILURE_LIVE_LOCK:
+            message = f"{self.message.name}: a MOV DR that was run again exited again (live-lock)"
+            raise PolicyFailed(message, self.number)
+        if failure:
+            message = f"{self.message.name}: more than {len(state.bill_counts)} kinds of exit in one block"
+            raise EngineError(message)
+
+    def call_loop(
+        self, block: Block, first_event: int, truth: Truth, level: int, outcomes: Outcomes
+    ) -> None:
+        """Run a checked block whose rows of the bill and decisions there is room for."""
+        state, profile = self.state, self.profile
         with np.errstate(over="ignore"):
             run_lane(
                 *(block.kinds, block.args, block.modes, block.marks, block.vcpus),
@@ -230,13 +236,39 @@ class Lane:
                 *(state.decision_keys, state.decision_numbers, state.decisions),
                 *(outcomes.decisions, outcomes.stories, outcomes.values),
             )
-        failure = int(state.counts[records.FAILURE])
-        if failure == records.FAILURE_LIVE_LOCK:
-            message = f"{self.message.name}: a MOV DR that was run again exited again (live-lock)"
-            raise PolicyFailed(message, self.number)
-        if failure:
-            message = f"{self.message.name}: more than {len(state.bill_counts)} kinds of exit in one block"
-            raise EngineError(message)
+
+    def decision_number(self, key: int, operations: int) -> int:
+        """Return the number that the loop would tell for a decision, which is a new one if need be."""
+        state = self.state
+        capacity = len(state.decision_numbers)
+        at = bill_slot(key, operations, capacity)
+        while state.decision_numbers[at]:
+            if state.decision_keys[at].tolist() == [key, operations]:
+                return int(state.decision_numbers[at]) - 1
+            at = (at + 1) % capacity
+        number = int(state.counts[records.DECISION_ROWS]) + 1
+        if number >= min(UNNUMBERED, capacity - 1):
+            return UNNUMBERED
+        state.counts[records.DECISION_ROWS] = number
+        state.decision_numbers[at] = number
+        state.decision_keys[at] = state.decisions[number - 1] = (key, operations)
+        return number - 1
+
+    def add_to_bill(self, key: int, operations: int, count: int) -> None:
+        """Count exits as the loop would."""
+        state = self.state
+        if 2 * (int(state.counts[records.BILL_ROWS]) + 1) > len(state.bill_counts):
+            self._grow_bill()
+        capacity = len(state.bill_counts)
+        at = bill_slot(key, operations, capacity)
+        while state.bill_counts[at]:
+            if state.bill_keys[at].tolist() == [key, operations]:
+                break
+            at = (at + 1) % capacity
+        else:
+            state.counts[records.BILL_ROWS] += 1
+            state.bill_keys[at] = (key, operations)
+        state.bill_counts[at] += np.uint64(count)
 
     def count_visits(self) -> None:
         """Count from now on how often each cell of the table is taken."""

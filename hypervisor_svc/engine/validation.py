@@ -38,6 +38,10 @@ class Block(NamedTuple):
     values: NDArray[np.uint64]
     rips: NDArray[np.uint64]
 
+    def slice(self, start: int, stop: int) -> "Block":
+        """Return events ``start`` to ``stop``."""
+        return Block(*(column[start:stop] for column in self))
+
 
 class Rule(IntEnum):
     """What a block can break, in the order in which an event is looked at."""

@@ -1,0 +1,272 @@
+"""The bill machine of a policy: states and symbols to the next state, learned as they are met.
+
+A machine says in a few nanoseconds what the oracle loop says of an event, as long as the guest's story
+is the reference's: the next state, and what is to be counted. It holds no rule of its own: every step
+was asked of the loop (``probe.py``), once, when it first occurred. What a step costs is not added up on
+the way: the loop below counts how often each step was taken, and ``Machine`` knows what one counts.
+"""
+
+from functools import lru_cache
+from threading import Lock
+from typing import Final
+
+import numba.types as nt
+import numpy as np
+from numpy.typing import NDArray
+
+from exitlab.events import EventKind
+from exitlab.v1 import policy_pb2
+from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.arch.debug_registers import ONE, U64, ZERO
+from hypervisor_svc.engine import records
+from hypervisor_svc.engine.probe import IN_GUEST, NO_ROW, Probe, Row, State, Step
+from hypervisor_svc.engine.profile import FAST, HEAVY, LIGHT
+from hypervisor_svc.engine.symbols import (
+    QUIET_WORD,
+    WORD_CLASS_SHIFT,
+    WORD_DR,
+    WORD_DR_BIT_11,
+    WORD_DR_BIT_16,
+    WORD_DR_ENABLES,
+    WORD_DR_RESET,
+    WORD_DR_WRITE,
+)
+
+ROW: Final = 256  # steps of a state, a place for every symbol
+MAX_STATES: Final = 200
+MAX_STEPS: Final = 1 << 11
+
+# An entry of the table: number of the step, state afterwards, and whether there is nothing else to it.
+_STATE_SHIFT: Final = 16
+_PLAIN: Final = 1 << 28
+UNKNOWN: Final = 0
+IDLE: Final = _PLAIN  # of a row that only makes up four
+# What a closer look finds of a step.
+OPENS: Final = 1
+CLOSES: Final = 2
+CLOSES_AFTER: Final = 4  # as CLOSES, with the access of the event itself
+IS_LOOPS: Final = 8  # the step belongs to the oracle loop
+
+_U_NUMBER: Final = U64(0xFFFF)
+_U_STATE: Final = U64(0xFF00)
+_U_SHIFT: Final = U64(_STATE_SHIFT - 8)
+_U_PLAIN: Final = U64(_PLAIN)
+_U_UNKNOWN: Final = U64(UNKNOWN)
+_U_OPENS: Final = U64(OPENS)
+_U_CLOSES: Final = U64(CLOSES)
+_U_CLOSES_AFTER: Final = U64(CLOSES_AFTER)
+_U_LOOPS: Final = U64(IS_LOOPS)
+_EXACT: Final = U64(records.WINDOW_EXACT)
+_SEVEN: Final = U64(7)
+
+# What a guest can do to a copy that is not the truth: read, write, and exits of the three classes.
+_BASIS: Final = (
+    QUIET_WORD,
+    *(WORD_DR | register for register in (0, 6, 7)),
+    *(WORD_DR | WORD_DR_WRITE | word for word in (0, 6 | WORD_DR_BIT_11 | WORD_DR_BIT_16)),
+    *(WORD_DR | WORD_DR_WRITE | 7 | word for word in (WORD_DR_RESET, WORD_DR_ENABLES)),
+    *(EventKind.CPUID | exit_class << WORD_CLASS_SHIFT for exit_class in (FAST, LIGHT, HEAVY)),
+)
+
+_SIGNATURE = nt.int64(
+    *(nt.uint8[::1], nt.uint32[::1], nt.uint64, nt.uint64, nt.uint64, nt.uint64),
+    *(nt.uint32[:, ::1], nt.uint8[:, ::1], nt.uint64[::1], nt.uint64[:, ::1], nt.uint64[:, ::1]),
+    *(nt.uint64[::1], nt.uint64[::1], nt.uint64[::1]),
+)
+
+
+@compiled(_SIGNATURE)
+def run_machines(  # type: ignore[no-untyped-def]  # typed by its signature
+    symbols,
+    accesses_before,
+    start,
+    stop,
+    accesses,
+    step,
+    tables,
+    looks,
+    states,
+    taken,
+    windows,
+    opened,
+    last,
+    four,
+):
+    """Run symbols of one vCPU through four machines; return where a step is not for them, or ``stop``.
+
+    ``four`` are the machines' rows in ``tables`` (the steps), ``looks`` (what a closer look finds of each),
+    ``states`` (where in the table each one is), ``taken`` (how often each step was taken), ``windows``
+    (sizes, in the report's buckets), ``opened`` (accesses before the open window) and ``last`` (the entry
+    taken last). ``accesses`` of the vCPU came before these symbols. ``step`` is 1, or -1 to take back what
+    was counted. Four at a time, as one machine alone would wait for its own table. Nothing of a symbol is
+    done if it is not for one of the four.
+    """
+    a, b, c, d = four[0], four[1], four[2], four[3]
+    state_a, state_b, state_c, state_d = states[a], states[b], states[c], states[d]
+    entry_a, entry_b, entry_c, entry_d = last[a], last[b], last[c], last[d]
+    at = start
+    while at < stop:
+        symbol = U64(symbols[at])
+        next_a = U64(tables[a, state_a | symbol])
+        next_b = U64(tables[b, state_b | symbol])
+        next_c = U64(tables[c, state_c | symbol])
+        next_d = U64(tables[d, state_d | symbol])
+        if (next_a & next_b & next_c & next_d & _U_PLAIN) == ZERO:
+            is_stopped = next_a == _U_UNKNOWN or next_b == _U_UNKNOWN
+            is_stopped = is_stopped or next_c == _U_UNKNOWN or next_d == _U_UNKNOWN
+            if not is_stopped:
+                look = looks[a, next_a & _U_NUMBER] | looks[b, next_b & _U_NUMBER]
+                look |= looks[c, next_c & _U_NUMBER] | looks[d, next_d & _U_NUMBER]
+                is_stopped = (U64(look) & _U_LOOPS) != ZERO
+            if is_stopped:
+                break
+            before = accesses + U64(accesses_before[at])
+            for k in range(U64(4)):
+                m = four[k]
+                entry = next_a if k == ZERO else (next_b if k == ONE else (next_c if k == U64(2) else next_d))
+                look = U64(looks[m, entry & _U_NUMBER])
+                if (look & _U_CLOSES) != ZERO:
+                    size = before - opened[m]
+                    if (look & _U_CLOSES_AFTER) != ZERO:
+                        size += ONE
+                    bucket = size
+                    if size >= _EXACT:
+                        bucket = _EXACT - _SEVEN
+                        while size > ZERO:
+                            size >>= ONE
+                            bucket += ONE
+                    windows[m, bucket] += step
+                if (look & _U_OPENS) != ZERO:
+                    opened[m] = before
+        taken[a, next_a & _U_NUMBER] += step
+        taken[b, next_b & _U_NUMBER] += step
+        taken[c, next_c & _U_NUMBER] += step
+        taken[d, next_d & _U_NUMBER] += step
+        state_a = (next_a >> _U_SHIFT) & _U_STATE
+        state_b = (next_b >> _U_SHIFT) & _U_STATE
+        state_c = (next_c >> _U_SHIFT) & _U_STATE
+        state_d = (next_d >> _U_SHIFT) & _U_STATE
+        entry_a, entry_b, entry_c, entry_d = next_a, next_b, next_c, next_d
+        at += ONE
+    states[a], states[b], states[c], states[d] = state_a, state_b, state_c, state_d
+    last[a], last[b], last[c], last[d] = entry_a, entry_b, entry_c, entry_d
+    return at
+
+
+@compiled(
+    nt.void(
+        *(nt.uint8[::1], nt.uint32[::1], nt.uint64, nt.uint64, nt.uint32[::1], nt.uint64),
+        nt.uint16[::1],
+    )
+)
+def tell_steps(symbols, events, start, stop, table, state, steps):  # type: ignore[no-untyped-def]  # by signature
+    """Write the number of each event's step into ``steps``, for symbols that the machine has run."""
+    for at in range(start, stop):
+        entry = U64(table[state | U64(symbols[at])])
+        steps[events[at]] = entry & _U_NUMBER
+        state = (entry >> _U_SHIFT) & _U_STATE
+
+
+def step_number(entry: int) -> int:
+    """Return the number of the step that an entry of a table stands for."""
+    return entry & 0xFFFF
+
+
+class Knowledge:
+    """What was learned of one policy on one CPU, whatever the session; several threads may ask."""
+
+    def __init__(self, message: policy_pb2.PolicyTable, writable_dr6: int, *, is_computed: bool) -> None:
+        """Know nothing yet."""
+        self._probe = Probe(message, writable_dr6, is_computed=is_computed)
+        self._lock = Lock()
+        self._steps: dict[tuple[State, int, int], Step | None] = {}
+        self._is_determined: dict[State, bool] = {}
+
+    def step(self, state: State, word: int, reason: int = 0) -> Step | None:
+        """Return what a feature word does in a state; None if that is the loop's to say."""
+        key = (state, word, reason)
+        with self._lock:
+            if key not in self._steps:
+                self._steps[key] = self._probe.step(state, word, reason)
+            return self._steps[key]
+
+    def entry(self, state: State) -> Row | None:
+        """Return what the entry from a state adds to the exit that waits for it."""
+        if state.rung == IN_GUEST:
+            return NO_ROW
+        step = self.step(state, QUIET_WORD)
+        return None if step is None else step.entry
+
+    def is_determined(self, state: State) -> bool:
+        """Tell whether no copy that is not the truth can come to matter, whatever the guest does next.
+
+        Only then do the state and the guest's registers say all that the loop needs to go on.
+        """
+        if state not in self._is_determined:
+            seen, fresh = {state}, [state]
+            while fresh:
+                here = fresh.pop()
+                if here.is_all_true:
+                    continue
+                steps = [self.step(here, word) for word in _BASIS]
+                if any(step is None for step in steps):
+                    self._is_determined[state] = False
+                    return False
+                following = {step.state for step in steps if step is not None} - seen
+                seen |= following
+                fresh += following
+            self._is_determined[state] = True
+        return self._is_determined[state]
+
+
+@lru_cache(maxsize=256)
+def _knowledge(data: bytes, writable_dr6: int, is_computed: bool) -> Knowledge:  # noqa: FBT001  # a cache's key
+    return Knowledge(policy_pb2.PolicyTable.FromString(data), writable_dr6, is_computed=is_computed)
+
+
+def knowledge_of(message: policy_pb2.PolicyTable, writable_dr6: int, *, is_computed: bool) -> Knowledge:
+    """Return what this process knows of a policy."""
+    return _knowledge(message.SerializeToString(deterministic=True), writable_dr6, is_computed)
+
+
+class Machine:
+    """A policy's machine in one session: numbers for its states and steps, and the table of entries."""
+
+    def __init__(self, knowledge: Knowledge) -> None:
+        """Know no state yet; step 0 is none, step 1 stands for all that belong to the loop."""
+        self.knowledge = knowledge
+        self.states: list[State] = []
+        self.steps: list[Step | None] = [None, None]
+        self.entries: list[Row] = []  # what the entry from each state adds
+        self.looks: NDArray[np.uint8] = np.zeros(MAX_STEPS, np.uint8)
+        self.looks[1] = IS_LOOPS
+        self.is_full = False
+        self._numbers: dict[State, int] = {}
+
+    def number_of(self, state: State) -> int | None:
+        """Return a state's number, or None if it has none and cannot have one."""
+        number = self._numbers.get(state)
+        if number is None:
+            entry = self.knowledge.entry(state)
+            self.is_full = self.is_full or len(self.states) == MAX_STATES
+            if entry is None or self.is_full:
+                return None
+            number = self._numbers[state] = len(self.states)
+            self.states.append(state)
+            self.entries.append(entry)
+        return number
+
+    def learn(self, number: int, word: int, reason: int) -> int:
+        """Return the table's entry for a word in a state."""
+        step = self.knowledge.step(self.states[number], word, reason)
+        if step is not None and step.entry != self.entries[number]:
+            step = None  # the entry depends on what comes after
+        following = None if step is None else self.number_of(step.state)
+        self.is_full = self.is_full or len(self.steps) == MAX_STEPS
+        if step is None or following is None or self.is_full:
+            return 1
+        look = (OPENS if step.opens else 0) | (CLOSES if step.closes else 0)
+        look |= CLOSES_AFTER if step.closes == 2 else 0  # noqa: PLR2004  # see Step
+        self.looks[len(self.steps)] = look
+        self.steps.append(step)
+        return (0 if look else _PLAIN) | following << _STATE_SHIFT | len(self.steps) - 1
