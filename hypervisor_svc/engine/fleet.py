@@ -33,8 +33,9 @@ from hypervisor_svc.engine.machine import (
     tell_steps,
 )
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
-from hypervisor_svc.engine.probe import IN_GUEST, NO_ROW, Row, put_state, state_of
+from hypervisor_svc.engine.probe import Row
 from hypervisor_svc.engine.records import Words
+from hypervisor_svc.engine.states import Part, put_states, states_of
 from hypervisor_svc.engine.symbols import read_symbols
 from hypervisor_svc.engine.truth import Reference, Truth
 from hypervisor_svc.engine.validation import Block
@@ -271,7 +272,8 @@ class Fleet:
     def _tell(self, work: Work, at: int, stop: int, row: int, saved: _Places) -> None:
         """Write what a stretch by machine showed and decided."""
         run = self._runs[row]
-        run.lane.state.counts[records.DIGEST] += self._stretch[symbols.DIGEST]
+        with np.errstate(over="ignore"):
+            run.lane.state.counts[records.DIGEST] += self._stretch[symbols.DIGEST]
         if work.level < LEVEL_DECISIONS:
             return
         run.lane.state.make_room_for_decisions()
@@ -331,10 +333,12 @@ class Fleet:
         is_fit = not lane.visits.size and not lane.constants[records.CLUSTER_GAP]
         if not is_fit or len(set(homes)) < len(homes):
             return
+        codes, has_state = states_of(vcpus, cpus[homes], np.arange(len(homes), dtype=np.uint64))
+        if not has_state.all():
+            return
         numbers = []
-        for vcpu, home in enumerate(homes):
-            state = state_of(vcpus[vcpu], cpus[home], vcpu)
-            number = None if state is None else run.machine.number_of(state)
+        for code in codes:
+            number = run.machine.number_of(code.tobytes())
             if number is None:
                 return
             numbers.append(number)
@@ -371,32 +375,33 @@ class Fleet:
     def _settle_vcpu(self, vcpu: int, row: int, run: _Run, truth: Words) -> None:
         """Bring one vCPU's records up to date, and bill the exits whose entries have run."""
         lane, machine = run.lane, run.machine
-        record = lane.state.vcpus[vcpu]
-        cpu = lane.state.physical_cpus[int(record[records.HOME])]
-        if record[records.PENDING_KEY]:
-            start = state_of(record, cpu, vcpu)
-            entry = None if start is None else machine.knowledge.entry(start)
+        record = lane.state.vcpus[vcpu : vcpu + 1]
+        home = int(record[0, records.HOME])
+        cpu = lane.state.physical_cpus[home : home + 1]
+        number = np.array([vcpu], np.uint64)
+        waiting = record[0, records.PENDING_KEY : records.PENDING_OPERATIONS + 1]
+        if waiting[0]:
+            entry = machine.knowledge.entry(states_of(record, cpu, number)[0].tobytes())
             assert entry is not None  # noqa: S101  # the machine has started there
-            lane.add_to_bill(*_together(record[records.PENDING_KEY : records.PENDING_OPERATIONS + 1], entry), 1)
+            lane.add_to_bill(*_together(waiting, entry), 1)
         last = step_number(int(self._places.last[vcpu, row]))
         taken = self._taken[vcpu, row]
-        for number in taken.nonzero()[0].tolist():
-            step = machine.steps[number]
+        for step_taken in taken.nonzero()[0].tolist():
+            step = machine.steps[step_taken]
             assert step is not None  # noqa: S101  # only steps of the machine are taken
-            if step.pending.key:
-                times = int(taken[number]) - (number == last)
+            times = int(taken[step_taken]) - (step_taken == last)
+            if step.pending.key and times:
                 following = machine.entries[machine.number_of(step.state) or 0]
-                if times:
-                    lane.add_to_bill(*_together(step.pending, following), times)
-        state = machine.states[int(self._places.states[vcpu, row]) // ROW]
+                lane.add_to_bill(*_together(step.pending, following), times)
         step = machine.steps[last]
-        waits = step is not None and state.rung != IN_GUEST
-        record[records.TRUE : records.TRUE + 6] = truth[: ref.DR7 + 1]
-        put_state(state, record, cpu, vcpu)
-        record[records.PENDING_KEY : records.PENDING_OPERATIONS + 1] = step.pending if waits and step else NO_ROW
+        assert step is not None  # noqa: S101  # the last step is the machine's too
+        record[0, records.TRUE : records.TRUE + 6] = truth[: ref.DR7 + 1]
+        put_states(np.frombuffer(step.state, np.uint8)[None], record, cpu, number)
+        waiting[:] = step.pending
         with np.errstate(over="ignore"):
             size = self._accesses[vcpu] - self._places.opened[vcpu, row]
-        record[records.WINDOW_SIZE] = size if state.window != records.WINDOW_CLOSED else 0
+        is_open = step.state[Part.WINDOW] != records.WINDOW_CLOSED
+        record[0, records.WINDOW_SIZE] = size if is_open else 0
         self._places.last[vcpu, row] = 0
 
 

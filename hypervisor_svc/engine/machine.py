@@ -6,6 +6,7 @@ was asked of the loop (``probe.py``), once, when it first occurred. What a step 
 the way: the loop below counts how often each step was taken, and ``Machine`` knows what one counts.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from threading import Lock
 from typing import Final
@@ -19,8 +20,9 @@ from exitlab.v1 import policy_pb2
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.debug_registers import ONE, U64, ZERO
 from hypervisor_svc.engine import records
-from hypervisor_svc.engine.probe import IN_GUEST, NO_ROW, Probe, Row, State, Step
+from hypervisor_svc.engine.probe import IN_GUEST, NO_ROW, Probe, Row, Step
 from hypervisor_svc.engine.profile import FAST, HEAVY, LIGHT
+from hypervisor_svc.engine.states import PARTS, Part, are_all_true
 from hypervisor_svc.engine.symbols import (
     QUIET_WORD,
     WORD_CLASS_SHIFT,
@@ -179,44 +181,57 @@ class Knowledge:
         """Know nothing yet."""
         self._probe = Probe(message, writable_dr6, is_computed=is_computed)
         self._lock = Lock()
-        self._steps: dict[tuple[State, int, int], Step | None] = {}
-        self._is_determined: dict[State, bool] = {}
+        self._steps: dict[tuple[bytes, int, int], Step | None] = {}
+        self._is_determined: dict[bytes, bool] = {}
 
-    def step(self, state: State, word: int, reason: int = 0) -> Step | None:
-        """Return what a feature word does in a state; None if that is the loop's to say."""
-        key = (state, word, reason)
+    def steps(self, state: bytes, words: Sequence[int], reasons: Sequence[int]) -> list[Step | None]:
+        """Return what feature words do in a state; None where that is the loop's to say."""
+        keys = [(state, word, reason) for word, reason in zip(words, reasons, strict=True)]
         with self._lock:
-            if key not in self._steps:
-                self._steps[key] = self._probe.step(state, word, reason)
-            return self._steps[key]
+            fresh = [key for key in dict.fromkeys(keys) if key not in self._steps]
+            if fresh:
+                codes = np.frombuffer(state * len(fresh), np.uint8).reshape(len(fresh), PARTS)
+                found = self._probe.steps(codes, [key[1] for key in fresh], [key[2] for key in fresh])
+                self._steps.update(zip(fresh, found, strict=True))
+            return [self._steps[key] for key in keys]
 
-    def entry(self, state: State) -> Row | None:
+    def entry(self, state: bytes) -> Row | None:
         """Return what the entry from a state adds to the exit that waits for it."""
-        if state.rung == IN_GUEST:
+        if state[Part.RUNG] == IN_GUEST:
             return NO_ROW
-        step = self.step(state, QUIET_WORD)
+        step = self.steps(state, (QUIET_WORD,), (0,))[0]
         return None if step is None else step.entry
 
-    def is_determined(self, state: State) -> bool:
+    def is_determined(self, state: bytes) -> bool:
         """Tell whether no copy that is not the truth can come to matter, whatever the guest does next.
 
         Only then do the state and the guest's registers say all that the loop needs to go on.
         """
-        if state not in self._is_determined:
-            seen, fresh = {state}, [state]
-            while fresh:
-                here = fresh.pop()
-                if here.is_all_true:
-                    continue
-                steps = [self.step(here, word) for word in _BASIS]
-                if any(step is None for step in steps):
-                    self._is_determined[state] = False
-                    return False
-                following = {step.state for step in steps if step is not None} - seen
-                seen |= following
-                fresh += following
-            self._is_determined[state] = True
-        return self._is_determined[state]
+        with self._lock:
+            if state not in self._is_determined:
+                seen = {state}
+                found = self._closes_on_truth(seen)
+                for one in seen if found else (state,):
+                    self._is_determined[one] = found
+            return self._is_determined[state]
+
+    def _closes_on_truth(self, seen: set[bytes]) -> bool:
+        """Follow all that a guest can do until every copy is the truth; add the states on the way."""
+        fresh = list(seen)
+        while fresh:
+            codes = np.frombuffer(b"".join(fresh), np.uint8).reshape(len(fresh), PARTS)
+            codes = codes[~are_all_true(codes)]
+            if not len(codes):
+                break
+            asked = self._probe.ask(
+                np.repeat(codes, len(_BASIS), axis=0), _BASIS * len(codes), (0,) * (len(codes) * len(_BASIS))
+            )
+            if not asked.is_step.all():
+                return False
+            following = {row.tobytes() for row in asked.codes}
+            fresh = list(following - seen)
+            seen |= following
+        return True
 
 
 @lru_cache(maxsize=256)
@@ -235,15 +250,15 @@ class Machine:
     def __init__(self, knowledge: Knowledge) -> None:
         """Know no state yet; step 0 is none, step 1 stands for all that belong to the loop."""
         self.knowledge = knowledge
-        self.states: list[State] = []
+        self.states: list[bytes] = []
         self.steps: list[Step | None] = [None, None]
         self.entries: list[Row] = []  # what the entry from each state adds
         self.looks: NDArray[np.uint8] = np.zeros(MAX_STEPS, np.uint8)
         self.looks[1] = IS_LOOPS
         self.is_full = False
-        self._numbers: dict[State, int] = {}
+        self._numbers: dict[bytes, int] = {}
 
-    def number_of(self, state: State) -> int | None:
+    def number_of(self, state: bytes) -> int | None:
         """Return a state's number, or None if it has none and cannot have one."""
         number = self._numbers.get(state)
         if number is None:
@@ -258,7 +273,7 @@ class Machine:
 
     def learn(self, number: int, word: int, reason: int) -> int:
         """Return the table's entry for a word in a state."""
-        step = self.knowledge.step(self.states[number], word, reason)
+        step = self.knowledge.steps(self.states[number], (word,), (reason,))[0]
         if step is not None and step.entry != self.entries[number]:
             step = None  # the entry depends on what comes after
         following = None if step is None else self.number_of(step.state)
