@@ -3,7 +3,7 @@
 The machine is one vCPU on a CPU that it shares. It keeps what a table can ask about and what that depends on:
 rung, memory, belief, intercept, debugger, host breakpoints here, whether DEBUGCTL is zero, of each DR7 (the
 shadow, the effective, the field's, the debugger's) whether it enables something, has general detect, or other
-bits than a reset leaves. From power-up on every event is tried that a stream may hold. What it takes to be so:
+bits than a reset leaves. From power-up on every event that a stream may hold is tried. What that takes:
 
 - a vCPU comes down all the way when an event needs the guest; exits are of any class; another vCPU may
   take the CPU, and the vCPU may come in on another, at any time;
