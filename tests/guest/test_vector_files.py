@@ -30,7 +30,7 @@ VMEXIT = ["vmexit", None, None, [1, "insn"], 0, "0x408"]
             ],
         ),
         ("selftest.json", 12, []),
-        ("windows.json", 16, []),
+        ("windows.json", 18, []),
     ],
 )
 def test_shipped_files_are_whole(name: str, rows: int, out: list[str]) -> None:
