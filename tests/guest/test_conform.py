@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +197,7 @@ def names_of(case: Case) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("policy", "vendor"),
-    [
-        *((policy, VMX) for policy in ("kvm-3.15", "kvm-4.4", "kvm-5.17", "kvm-6.8")),
-        *((policy, SVM) for policy in ("kvm-3.15", "kvm-4.4", "kvm-5.14", "kvm-5.17", "kvm-6.8")),
-    ],
+    [*product(("kvm-3.15", "kvm-4.4", "kvm-5.17", "kvm-6.8"), (VMX, SVM)), ("kvm-5.14", SVM)],
 )
 def test_known_wrong_versions_go_wrong_as_the_windows_say(
     hypervisor: Hypervisor, policy: str, vendor: policy_pb2.Vendor.ValueType
