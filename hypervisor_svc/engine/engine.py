@@ -95,10 +95,10 @@ class EngineConfig:
 class Reference:
     """The architecture alone for one vendor and CPU."""
 
-    def __init__(self, key: ReferenceKey, vcpus: int) -> None:
+    def __init__(self, key: ReferenceKey, vcpus: int, *, is_computed: bool) -> None:
         """Make the state after reset."""
         self.key = key
-        self.state: Words = reference.new_reference_state(vcpus)
+        self.state: Words = reference.new_reference_state(vcpus, is_computed=is_computed)
         self.counts: Words = np.zeros(reference.REFERENCE_COUNTS, np.uint64)
 
     def run(self, block: Block, first_event: int, *, is_computed: bool, leading: Truth | None) -> Truth:
@@ -128,7 +128,7 @@ class Engine:
         """
         self.config = config
         keys = dict.fromkeys([config.leading, *(lane.key for lane in config.lanes)])
-        self.references = {key: Reference(key, config.vcpus) for key in keys}
+        self.references = {key: Reference(key, config.vcpus, is_computed=config.is_computed) for key in keys}
         self.lanes = [
             Lane(
                 spec.table,
