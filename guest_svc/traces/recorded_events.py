@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from exitlab.debugreg import MSR_DEBUGCTL
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, MMIO_WRITE, Column, EventColumns, EventKind, Mark
 from guest_svc.traces.debug_history import DebugHistory
 from guest_svc.traces.records import EVENTS, ByVcpu, Records
@@ -77,6 +78,9 @@ def event_columns(records: Records, taken: NDArray[np.intp], history: DebugHisto
     marks = (takes_value & ~known & 1) * np.uint8(Mark.VALUE_UNKNOWN)
     marks[_needs_error_code(records, taken, kinds)] = Mark.VALUE_UNKNOWN
     values = records.val[taken] * (takes_value & known).astype(np.uint64)
+    # The one MSR that the engine has: what is read of it first says what was there.
+    is_debugctl = (kinds == EventKind.RDMSR) & (records.aux[taken] == MSR_DEBUGCTL)
+    marks |= (is_debugctl & (known != 0)) * np.uint8(Mark.VALUE_EXPECTED)
 
     # Where among the events a record at some place of the trace is.
     move = np.searchsorted(taken, history.by_vcpu.positions(history.moves))

@@ -147,7 +147,7 @@ class _Program:
         is_stepped, is_shadowed, guest.is_shadowed = guest.is_stepped, guest.is_shadowed, False
         trap_flag = Mode.TF if is_stepped else 0
         end = None
-        if access.kind != EventKind.MOV_FROM_DR:
+        if access.read_step is None:
             access = replace(access, modes=access.modes | trap_flag)
         elif is_stepped or is_shadowed:
             end = end_of(access)

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from exitlab.debugreg import VECTOR_UD
+from exitlab.debugreg import MSR_DEBUGCTL, VECTOR_UD
 from exitlab.events import (
     FETCH_END,
     STAGE_DR6,
@@ -125,6 +125,8 @@ def access_of(step: Step, fetch: Row, layout: Layout, *, is_real_mode: bool) -> 
             return replace(row, kind=EventKind.MOV_TO_DR, arg=step.register, value=value)
         case "mov_from_dr":
             return replace(row, kind=EventKind.MOV_FROM_DR, arg=step.register, read_step=number)
+        case "rdmsr" if step.selector == MSR_DEBUGCTL:
+            return replace(row, kind=EventKind.RDMSR, selector=step.selector, read_step=number)
         case "store" | "load":
             kind = EventKind.WRITE if step.op == "store" else EventKind.READ
             return replace(row, kind=kind, arg=step.size_bytes, value=address)

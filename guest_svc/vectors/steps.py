@@ -99,7 +99,9 @@ class _StepReader:
                 return replace(step, selector=self._number("cpu", None, LAST_CPU))
             case "vmrun":
                 controls = self._bits("controls", _NESTED_NAMES)
-                return replace(step, operand=controls, registers=self._registers())
+                debugctl = self._number("debugctl", 0)
+                registers = replace(self._registers(), db=(debugctl, 0, 0, 0))  # it is staged like DR0
+                return replace(step, operand=controls, registers=registers)
             case _:
                 return step
 

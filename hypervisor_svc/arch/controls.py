@@ -5,6 +5,7 @@ All numbers are ``uint64``, for the compiled loops.
 
 from typing import Final
 
+from exitlab import debugreg
 from exitlab.events import FETCH_END, DebuggerControl, EventKind, NestedControl
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.debug_registers import U64, ZERO
@@ -48,6 +49,11 @@ WANTS_MOV_DR: Final = U64(NestedControl.INTERCEPTS_MOV_DR)
 LOADS_CONTROLS: Final = U64(NestedControl.LOADS_DEBUG_CONTROLS)
 SAVES_CONTROLS: Final = U64(NestedControl.SAVES_DEBUG_CONTROLS)
 WANTS_DB: Final = U64(NestedControl.INTERCEPTS_DB)
+
+# IA32_DEBUGCTL, and where it stands in the story value of a nested guest that VMX leaves.
+MSR_DEBUGCTL: Final = U64(debugreg.MSR_DEBUGCTL)
+DEBUGCTL_BITS: Final = U64(debugreg.DEBUGCTL_BITS)
+DEBUGCTL_SHIFT: Final = U64(24)
 
 
 @compiled()

@@ -16,10 +16,13 @@ import numpy as np
 from exitlab.events import EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.controls import (
+    DEBUGCTL_BITS,
+    DEBUGCTL_SHIFT,
     END_OF_FETCH,
     INJECTS_BP,
     INJECTS_DB,
     LOADS_CONTROLS,
+    MSR_DEBUGCTL,
     SAVES_CONTROLS,
     SHADOW_CAST,
     SHADOW_FETCHED,
@@ -82,7 +85,10 @@ NESTED: Final = 21  # a nested guest runs
 NESTED_CONTROL: Final = 22
 NESTED_DR7: Final = 23  # as the guest hypervisor finds it
 EXTRA: Final = 24  # not zero while one of SHADOW, CONTROL and NESTED is not
-REFERENCE_FIELDS: Final = 25
+DEBUGCTL: Final = 25
+DEBUGCTL_UNKNOWN: Final = 26  # bits of it that a recording has not shown yet
+NESTED_DEBUGCTL: Final = 27  # that the guest hypervisor gave (VMX)
+REFERENCE_FIELDS: Final = 28
 
 # Counts of the whole reference.
 EVENTS: Final = 0
@@ -94,7 +100,7 @@ CONTRADICTIONS: Final = 5
 DIGEST: Final = 6
 FIRST_EVENT: Final = 7  # of the first disagreement, plus one
 FIRST_VCPU: Final = 8
-FIRST_REGISTER: Final = 9
+FIRST_REGISTER: Final = 9  # MSR_DEBUGCTL where it was no MOV DR
 FIRST_RECORDED: Final = 10
 FIRST_READ: Final = 11
 CONFLICTS: Final = 12  # conditional events that the leading reference decided otherwise
@@ -105,6 +111,8 @@ _MOV_TO_DR: Final = int(EventKind.MOV_TO_DR)
 _MOV_FROM_DR: Final = int(EventKind.MOV_FROM_DR)
 _MOV_TO_CR: Final = int(EventKind.MOV_TO_CR)
 _FETCH: Final = int(EventKind.FETCH)
+_RDMSR: Final = int(EventKind.RDMSR)
+_WRMSR: Final = int(EventKind.WRMSR)
 _READ: Final = int(EventKind.READ)
 _WRITE: Final = int(EventKind.WRITE)
 _IN: Final = int(EventKind.IN)
@@ -168,12 +176,17 @@ _SIGNATURE = nt.void(
 )
 
 
-def new_reference_state(vcpus: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
-    """Return the records of ``vcpus`` vCPUs after reset, shape (vcpus, REFERENCE_FIELDS)."""
+def new_reference_state(vcpus: int, *, is_computed: bool) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+    """Return the records of ``vcpus`` vCPUs after reset, shape (vcpus, REFERENCE_FIELDS).
+
+    A recording need not begin at a reset. Its reader sets the debug registers that it finds later, but
+    DEBUGCTL is not among those that a host can set.
+    """
     state = np.zeros((vcpus, REFERENCE_FIELDS), np.uint64)
     state[:, DR6] = state[:, DR6_UNAIDED] = DR6_RESET
     state[:, DR7] = DR7_RESET
     state[:, NESTED_DR7] = DR7_RESET
+    state[:, DEBUGCTL_UNKNOWN] = ZERO if is_computed else DEBUGCTL_BITS
     return state
 
 
@@ -394,6 +407,31 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
         elif kind == _MOV_TO_CR:
             if arg == _FOUR and (mark & _UNKNOWN) == ZERO:
                 state[v, HAS_DE] = (value >> _THREE) & ONE
+        elif kind == _RDMSR:
+            if U64(selectors[i]) == MSR_DEBUGCTL:
+                story = READ
+                undefined[i] = np.uint32(state[v, DEBUGCTL_UNKNOWN])
+                if (mark & _EXPECTED) != ZERO:
+                    value &= DEBUGCTL_BITS
+                    if state[v, DEBUGCTL_UNKNOWN] != ZERO:
+                        state[v, DEBUGCTL] = value
+                        state[v, DEBUGCTL_UNKNOWN] = ZERO
+                    counts[RECORDED_READS] += ONE
+                    if state[v, DEBUGCTL] == value:
+                        counts[AGREEMENTS_UNAIDED] += ONE
+                    else:
+                        counts[DISAGREEMENTS] += ONE
+                        if counts[FIRST_EVENT] == ZERO:
+                            counts[FIRST_EVENT] = first_event + U64(i) + ONE
+                            counts[FIRST_VCPU] = v
+                            counts[FIRST_REGISTER] = MSR_DEBUGCTL
+                            counts[FIRST_RECORDED] = value
+                            counts[FIRST_READ] = state[v, DEBUGCTL]
+                seen = state[v, DEBUGCTL]
+        elif kind == _WRMSR:
+            if U64(selectors[i]) == MSR_DEBUGCTL and (mark & _UNKNOWN) == ZERO:
+                state[v, DEBUGCTL] = value & DEBUGCTL_BITS
+                state[v, DEBUGCTL_UNKNOWN] = ZERO
         elif kind == _STATE:
             state[v, HAS_DE] = value & ONE
         elif kind == _STAGE:
@@ -430,6 +468,9 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
             state[v, NESTED] = ZERO
             state[v, HELD] = ZERO
             state[v, SHADOW] = SHADOW_NONE
+            if kind == _RESET:  # an INIT leaves MSRs as they are
+                state[v, DEBUGCTL] = ZERO
+                state[v, DEBUGCTL_UNKNOWN] = ZERO
         elif kind == _VMRUN:
             if is_nested:
                 story = VMEXIT
@@ -443,6 +484,11 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                     state[v, DR6] = canonical_dr6(state[v, U64(STAGED) + _FOUR] & LOW_32, writable_dr6)
                     state[v, DR6_UNAIDED] = state[v, DR6]
                     state[v, UNDEFINED] = ZERO
+                else:
+                    state[v, NESTED_DEBUGCTL] = state[v, U64(STAGED)] & DEBUGCTL_BITS
+                    if (value & LOADS_CONTROLS) != ZERO:
+                        state[v, DEBUGCTL] = state[v, NESTED_DEBUGCTL]
+                        state[v, DEBUGCTL_UNKNOWN] = ZERO
         elif kind == _VMEXIT_TO_L1 and is_nested:
             story = VMEXIT
         if ((USING_KINDS >> U64(kind)) & ONE) != ZERO:
@@ -511,6 +557,13 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                 if is_svm or (state[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
                     state[v, NESTED_DR7] = state[v, DR7]
                 seen = (cause & LOW_32) | (state[v, NESTED_DR7] << _32)
+                if not is_svm:
+                    if (state[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
+                        state[v, NESTED_DEBUGCTL] = state[v, DEBUGCTL]
+                        undefined[i] |= np.uint32(state[v, DEBUGCTL_UNKNOWN] << DEBUGCTL_SHIFT)
+                    seen |= state[v, NESTED_DEBUGCTL] << DEBUGCTL_SHIFT
+                    state[v, DEBUGCTL] = ZERO
+                    state[v, DEBUGCTL_UNKNOWN] = ZERO
                 state[v, DR7] = DR7_RESET
                 state[v, NESTED] = ZERO
             elif is_exception(story):

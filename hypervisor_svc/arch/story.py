@@ -20,7 +20,7 @@ class Story(IntEnum):
     NOT_TAKEN = 7
     REGISTERS = 8  # a digest of the six
     BP = 9
-    VMEXIT = 10  # cause of a #DB (SVM: DR6) | the nested DR7 that L1 finds << 32
+    VMEXIT = 10  # cause of a #DB | DEBUGCTL << 24 (SVM: DR6) | DR7 << 32, the last two as L1 finds them
 
 
 _FIRST_EXCEPTION: Final = U64(Story.DB_FAULT)

@@ -79,7 +79,7 @@ class Engine:
         """
         self.config = config
         keys = dict.fromkeys([config.leading, *(lane.key for lane in config.lanes)])
-        self.references = {key: Reference(key, config.vcpus) for key in keys}
+        self.references = {key: Reference(key, config.vcpus, is_computed=config.is_computed) for key in keys}
         self.lanes = [
             Lane(
                 spec.table,
@@ -124,7 +124,7 @@ class Engine:
         truths: dict[ReferenceKey, Truth] = {}
         leading: Truth | None = None
         for key, one in self.references.items():
-            truths[key] = one.run(whole, first, is_computed=self.config.is_computed, leading=leading)
+            truths[key] = one.run(whole, first, leading=leading)
             leading = leading or truths[key]
         outcomes = [outcomes_for(len(events), level) for _ in self.lanes]
         for key, fleet in self._fleets.items():

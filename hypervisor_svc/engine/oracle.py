@@ -19,10 +19,13 @@ import numba.types as nt
 from exitlab.events import EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.controls import (
+    DEBUGCTL_BITS,
+    DEBUGCTL_SHIFT,
     END_OF_FETCH,
     INJECTS_BP,
     INJECTS_DB,
     LOADS_CONTROLS,
+    MSR_DEBUGCTL,
     SAVES_CONTROLS,
     SHADOW_CAST,
     SHADOW_FETCHED,
@@ -94,6 +97,7 @@ from hypervisor_svc.engine.records import (
     DEBUGGER_DR7,
     DECISION_ROWS,
     DECLARED,
+    DECLARED_DEBUGCTL,
     DECLARED_DR6,
     DECLARED_DR7,
     DECLARED_RULE,
@@ -111,6 +115,7 @@ from hypervisor_svc.engine.records import (
     FAILURE,
     FAILURE_BILL_FULL,
     FAILURE_LIVE_LOCK,
+    FIELD_DEBUGCTL,
     FIELD_DR6,
     FIELD_DR7,
     FIRST_EVENT,
@@ -121,6 +126,7 @@ from hypervisor_svc.engine.records import (
     FIRST_TRUE_VALUE,
     FIRST_VALUE,
     FIRST_VCPU,
+    HARDWARE_DEBUGCTL,
     HARDWARE_DR6,
     HARDWARE_DR7,
     HAS_DE,
@@ -156,6 +162,7 @@ from hypervisor_svc.engine.records import (
     MOST_DEBUG_EXITS,
     NESTED,
     NESTED_CONTROL,
+    NESTED_DEBUGCTL,
     NESTED_DR7,
     OWNER,
     OWNER_DEBUGGER,
@@ -262,9 +269,11 @@ _HOST_DEBUGGER: Final = int(EventKind.HOST_DEBUGGER)
 _HOST_BREAKPOINTS: Final = int(EventKind.HOST_BREAKPOINTS)
 _STATE: Final = int(EventKind.STATE)
 _ADVANCE: Final = int(EventKind.ADVANCE)
+_RESET: Final = int(EventKind.RESET)
 _FIRST_ASYNCHRONOUS: Final = int(EventKind.EXTERNAL_INTERRUPT)
 
 _UNKNOWN: Final = U64(Mark.VALUE_UNKNOWN)
+_EXPECTED: Final = U64(Mark.VALUE_EXPECTED)
 _RETIRED: Final = U64(Mark.RETIRED)
 _NOT_RETIRED: Final = U64(Mark.NOT_RETIRED)
 _CLASS_SHIFT: Final = U64(6)
@@ -396,7 +405,7 @@ _I_HOST: Final = int(Input.HOST_BREAKPOINTS)
 _I_ENABLES: Final = int(Input.SHADOW_ENABLES)
 _I_GD: Final = int(Input.SHADOW_HAS_GD)
 _I_MOVED: Final = int(Input.MOVED)
-_I_AT_RESET: Final = int(Input.FIELD_DR7_AT_RESET)
+_I_AT_RESET: Final = int(Input.DEBUG_CONTROLS_AT_RESET)
 _I_CHECK: Final = int(Input.CHECK)
 _I_WRITE: Final = int(Input.IS_WRITE)
 _I_CLASS: Final = int(Input.REGISTER_CLASS)
@@ -638,6 +647,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         stop_dr6 = ZERO
         stop_dr7 = ZERO
         held_before = ZERO
+        asks_debugctl = False  # an access to it waits for the hypervisor
+        sets_debugctl = False
+        left_debugctl = ZERO  # what a nested guest that was left had there
         host_control = ZERO
         nested_control = ZERO
         takes_db = False
@@ -933,6 +945,18 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         sub = ONE
                     elif kind == _WRMSR and selector == profile.MSR_X2APIC_ICR:
                         sub = _TWO
+                    elif selector == MSR_DEBUGCTL:
+                        # A recording's first read says what was there, as nothing has said so before.
+                        says_first = (mark & _EXPECTED) != ZERO and true_undefined[i] != 0
+                        sets_debugctl = (mark & _UNKNOWN) == ZERO if kind == _WRMSR else says_first
+                        asks_debugctl = is_exit
+                        if sets_debugctl:
+                            vcpu[v, DECLARED_DEBUGCTL] = ZERO
+                        if sets_debugctl and not is_exit:
+                            physical[p, HARDWARE_DEBUGCTL] = value & DEBUGCTL_BITS
+                        if kind != _WRMSR and not is_exit:
+                            story = _STORY_READ
+                            seen = physical[p, HARDWARE_DEBUGCTL]
                 elif group == _CR_WRITE:
                     if arg == ZERO or arg == _FOUR:
                         is_exit = True
@@ -1092,6 +1116,13 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     step = _CLIMB
             elif step == _DELIVER:
                 step = _DONE
+                if asks_debugctl:
+                    asks_debugctl = False
+                    if sets_debugctl:
+                        vcpu[v, FIELD_DEBUGCTL] = value & DEBUGCTL_BITS
+                    if kind != _WRMSR:
+                        story = _STORY_READ
+                        seen = vcpu[v, FIELD_DEBUGCTL]
                 if is_io and (quirks & _Q_MATCHES_IO) != ZERO and is_computed and not takes_db:
                     if vcpu[v, HAS_DE] != ZERO and arg != ZERO and story == _NOTHING:
                         # Against the registers of a guest that has them itself, else against the shadow.
@@ -1141,6 +1172,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         entered_dr6 = vcpu[v, _STAGED_AT + _FOUR] & LOW_32
                         vcpu[v, SHADOW_DR6] = canonical_dr6(entered_dr6, writable_dr6)
                         vcpu[v, FIELD_DR6] = vcpu[v, SHADOW_DR6]
+                    else:
+                        vcpu[v, NESTED_DEBUGCTL] = vcpu[v, STAGED] & DEBUGCTL_BITS
+                        if (value & LOADS_CONTROLS) != ZERO:
+                            vcpu[v, FIELD_DEBUGCTL] = vcpu[v, NESTED_DEBUGCTL]
                 elif is_exception(story) or story == _STORY_VMEXIT or story == _STORY_REGISTERS:
                     step = _SHOW
                     source = _LIVE
@@ -1194,6 +1229,12 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if is_svm or (vcpu[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
                     vcpu[v, NESTED_DR7] = seen >> _32
                 seen = ((seen if is_svm else cause) & LOW_32) | (vcpu[v, NESTED_DR7] << _32)
+                if not is_svm:
+                    left_debugctl = vcpu[v, FIELD_DEBUGCTL]
+                    if (vcpu[v, NESTED_CONTROL] & SAVES_CONTROLS) != ZERO:
+                        vcpu[v, NESTED_DEBUGCTL] = left_debugctl
+                    seen |= vcpu[v, NESTED_DEBUGCTL] << DEBUGCTL_SHIFT
+                    vcpu[v, FIELD_DEBUGCTL] = ZERO
                 vcpu[v, NESTED] = ZERO
                 vcpu[v, SHADOW_DR7] = DR7_RESET
                 # Out of the session it is as if the host had set the registers.
@@ -1339,6 +1380,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, NESTED] = ZERO
                         vcpu[v, HELD] = ZERO
                         vcpu[v, SHADOW_OF_SS] = SHADOW_NONE
+                    if kind == _RESET:
+                        vcpu[v, FIELD_DEBUGCTL] = ZERO
+                        vcpu[v, DECLARED_DEBUGCTL] = ZERO
                     control = _CONTROL_DEBUGREGS if is_set else _CONTROL_RESET
                     moment = _CONTROL_CHANGED
             if moment == _NO_MOMENT:
@@ -1348,9 +1392,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if climbs and moment == _LEAVE_GUEST:
                 if vcpu[c, CONTROLS_ARE_OFF] == ZERO:
                     vcpu[c, FIELD_DR7] = physical[p, HARDWARE_DR7]
+                    vcpu[c, FIELD_DEBUGCTL] = physical[p, HARDWARE_DEBUGCTL]
                 if is_svm:
                     vcpu[c, FIELD_DR6] = physical[p, HARDWARE_DR6]
                 physical[p, HARDWARE_DR7] = DR7_RESET
+                physical[p, HARDWARE_DEBUGCTL] = ZERO
                 if not is_exit or c != v:
                     # The host took the vCPU out of the guest: an exit that no event records.
                     key = U64(exit_codes[_EXTERNAL_INTERRUPT]) | (_LIGHT << _KEY_CLASS)
@@ -1375,7 +1421,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     cell += strides[moment, _I_GD]
                 if vcpu[c, LAST_LOAD] != p + ONE:
                     cell += strides[moment, _I_MOVED]
-                if vcpu[c, FIELD_DR7] == DR7_RESET:
+                if vcpu[c, FIELD_DR7] == DR7_RESET and vcpu[c, FIELD_DEBUGCTL] == ZERO:
                     cell += strides[moment, _I_AT_RESET]
                 if moment == _DR_TRAPPED:
                     cell += strides[moment, _I_CHECK] * check
@@ -1652,6 +1698,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         event_key |= _SKIPPED
                     if not is_skipped:
                         physical[p, HARDWARE_DR7] = canonical_dr7(vcpu[c, FIELD_DR7] & LOW_32)
+                        physical[p, HARDWARE_DEBUGCTL] = vcpu[c, FIELD_DEBUGCTL]
                     if is_svm:
                         physical[p, HARDWARE_DR6] = canonical_dr6(vcpu[c, FIELD_DR6], writable_dr6)
                         physical[p, OWNER_DR6] = c + ONE
@@ -1665,6 +1712,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         true_dr7 = vcpu[c, TRUE_DR7]
                         is_open = vcpu[c, ARMED] == ZERO
                         is_hazard = is_open and dr7 != true_dr7
+                        if is_skipped and physical[p, HARDWARE_DEBUGCTL] != vcpu[c, FIELD_DEBUGCTL]:
+                            is_hazard = True
                         if is_open:
                             difference = physical[p, HARDWARE_DR6] ^ vcpu[c, TRUE_DR6]
                             is_hazard = is_hazard or (difference & ~vcpu[c, TRUE_UNDEFINED]) != ZERO
@@ -1762,7 +1811,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if (hits & _15 & ~undefined & ~slots) == ZERO and slots != ZERO:
                     rule = vcpu[v, DECLARED_RULE] if vcpu[v, STALE_SLOTS] == ZERO else _R_STALE_EFFECTIVE
                 is_declared = rule != ZERO
-            if not is_declared and story == _STORY_READ and true_story == story and slot < _FOUR:
+            is_mov_dr = group == _DR
+            is_read = story == _STORY_READ and true_story == story
+            if not is_declared and is_read and is_mov_dr and slot < _FOUR:
                 if ((vcpu[v, STALE_SLOTS] >> slot) & ONE) != ZERO:
                     rule = _R_STALE_EFFECTIVE
                     is_declared = True
@@ -1770,8 +1821,10 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 allowed = vcpu[v, DECLARED_DR6] | (vcpu[v, DECLARED_DR7] << _32)
                 if taint != ZERO and slot >= _FOUR:  # by this very access
                     allowed |= (taint & LOW_32) << (_32 * (slot - _FOUR))
+                if story == _STORY_VMEXIT and not is_svm:
+                    allowed |= vcpu[v, DECLARED_DEBUGCTL] << DEBUGCTL_SHIFT
                 if story == _STORY_READ:
-                    allowed = vcpu[v, _DECLARED_AT + slot]
+                    allowed = vcpu[v, _DECLARED_AT + slot] if is_mov_dr else vcpu[v, DECLARED_DEBUGCTL]
                 elif story == _STORY_REGISTERS:
                     allowed = ZERO
                     for k in range(_SIX):
@@ -1820,6 +1873,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, BELIEF] = ONE if (dr7 & DR7_ENABLES) != ZERO else ZERO
                         if vcpu[v, RUNG] == ZERO:
                             physical[vcpu[v, RESIDENT_ON] - ONE, HARDWARE_DR7] = dr7
+                    if not is_svm:
+                        debugctl = ZERO if is_left else left_debugctl
+                        vcpu[v, FIELD_DEBUGCTL] = debugctl
+                        if vcpu[v, RUNG] == ZERO:
+                            physical[vcpu[v, RESIDENT_ON] - ONE, HARDWARE_DEBUGCTL] = debugctl
                 if is_svm and (story == _STORY_VMEXIT or true_story == _STORY_VMEXIT):
                     vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                     vcpu[v, DECLARED_RULE] = rule
@@ -1839,6 +1897,9 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                         vcpu[v, SHADOW_OF_SS] = shade if is_kept_on and held_before != ZERO else SHADOW_NONE
                     if is_write and is_here_undone != is_there_undone:
                         vcpu[v, _DECLARED_AT + slot] = ~ZERO
+                        vcpu[v, DECLARED_RULE] = rule
+                    if kind == _WRMSR and selector == MSR_DEBUGCTL and is_here_undone != is_there_undone:
+                        vcpu[v, DECLARED_DEBUGCTL] = DEBUGCTL_BITS
                         vcpu[v, DECLARED_RULE] = rule
             else:
                 counts[DIVERGED] += ONE
@@ -1877,6 +1938,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             if kind == _VMRUN and true_story != _STORY_NOT_TAKEN:
                 if true_story != _STORY_VMEXIT and (is_svm or (value & LOADS_CONTROLS) != ZERO):
                     vcpu[v, TRUE_DR7] = canonical_dr7(vcpu[v, STAGED_DR7] & LOW_32)
+                if true_story != _STORY_VMEXIT and not is_svm and (value & LOADS_CONTROLS) != ZERO:
+                    vcpu[v, DECLARED_DEBUGCTL] = ZERO
                 if true_story != _STORY_VMEXIT and is_svm:
                     vcpu[v, TRUE_DR6] = canonical_dr6(vcpu[v, _STAGED_AT + _FOUR] & LOW_32, writable_dr6)
                     vcpu[v, TRUE_UNDEFINED] = ZERO
@@ -1889,6 +1952,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if is_svm:
                     vcpu[v, TRUE_DR6] = true_value & LOW_32
                     vcpu[v, TRUE_UNDEFINED] = undefined
+                else:
+                    vcpu[v, DECLARED_DEBUGCTL] = ZERO
             elif is_exception(true_story):
                 vcpu[v, TRUE_DR6] = true_value & LOW_32
                 vcpu[v, TRUE_DR7] = true_value >> _32

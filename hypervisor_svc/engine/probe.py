@@ -254,7 +254,7 @@ class Probe:
         conditions = np.zeros(count, np.uint64)
         for k, (word, reason) in enumerate(zip(words, reasons, strict=True)):
             conditions[k] = _put_event(block, k, word, reason)
-        truths = np.repeat(ref.new_reference_state(1), count, axis=0)
+        truths = np.repeat(ref.new_reference_state(1, is_computed=True), count, axis=0)
         truths[:, :5] = TELLING
         truths[:, ref.DR6] = canonical_dr6(U64(TELLING[4]), U64(lane.writable_dr6))
         dr7 = TELLING_DR7[codes[:, Part.TRUE_DR7]]

@@ -20,7 +20,7 @@ SHADOW_DR7: Final = 5
 EFFECTIVE: Final = 6  # DR0-3, DR7 (at +4) that go to the hardware
 EFFECTIVE_DR7: Final = 10
 FIELD_DR6: Final = 11  # SVM: VMCB
-FIELD_DR7: Final = 12  # VMX: GUEST_DR7, SVM: VMCB
+FIELD_DR7: Final = 12  # VMX: GUEST_DR7, SVM: VMCB; FIELD_DEBUGCTL is below
 RUNG: Final = 13
 ARMED: Final = 14
 MEMORY: Final = 15
@@ -64,7 +64,10 @@ NESTED_CONTROL: Final = 72
 NESTED_DR7: Final = 73
 EXTRA: Final = 74  # not zero while one of SHADOW_OF_SS, CONTROL and NESTED is not
 SURVIVED: Final = 75  # a window has survived the coming of the debugger that is there
-VCPU_FIELDS: Final = 76
+FIELD_DEBUGCTL: Final = 76  # VMX: GUEST_IA32_DEBUGCTL; SVM: what the hypervisor switches by hand
+NESTED_DEBUGCTL: Final = 77  # that the guest hypervisor gave, or finds (VMX)
+DECLARED_DEBUGCTL: Final = 78  # bits of it that may differ by a declared deviation
+VCPU_FIELDS: Final = 79
 
 KEEP_MEMORY: Final = 255  # next memory of a cell that leaves the memory alone
 
@@ -83,7 +86,8 @@ HOST_DR6: Final = 15
 HOST_DR7: Final = 16
 RESIDENT: Final = 17  # vCPU plus one
 HOST_ACTIVE: Final = 18  # the host uses breakpoints here
-PHYSICAL_FIELDS: Final = 19
+HARDWARE_DEBUGCTL: Final = 19  # the host's own is 0
+PHYSICAL_FIELDS: Final = 20
 
 OWNER_NOBODY: Final = 0  # reset values
 OWNER_HOST: Final = 257  # a vCPU is its number plus one

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exitlab.debugreg import VECTOR_DB, VECTOR_GP, VECTOR_UD
+from exitlab.debugreg import MSR_DEBUGCTL, VECTOR_DB, VECTOR_GP, VECTOR_UD
 from exitlab.events import EventKind
 from exitlab.v1 import events_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.arch import reference as ref
@@ -163,12 +163,9 @@ def _reference_report(one: Reference) -> report_pb2.ReferenceReport:
         ],
     )
     if counts[ref.FIRST_EVENT]:
-        numbers = (
-            counts[ref.FIRST_EVENT] - 1,
-            counts[ref.FIRST_VCPU],
-            int(EventKind.MOV_FROM_DR),
-            counts[ref.FIRST_REGISTER],
-        )
+        register = counts[ref.FIRST_REGISTER]
+        kind = EventKind.RDMSR if register == MSR_DEBUGCTL else EventKind.MOV_FROM_DR
+        numbers = (counts[ref.FIRST_EVENT] - 1, counts[ref.FIRST_VCPU], int(kind), register)
         recorded = (int(Story.READ), counts[ref.FIRST_RECORDED])
         read = (int(Story.READ), counts[ref.FIRST_READ])
         report.first_disagreement.CopyFrom(

@@ -73,7 +73,7 @@ _AS_THEY_ARE: Final = {
 _ZERO: Final = [
     *(records.DEBUGGER, records.TRUE_UNDEFINED, *range(records.DECLARED, records.DECLARED + 6)),
     *(records.STALE_SLOTS, records.CLUSTER, records.SHADOW_OF_SS, records.HELD, records.CONTROL),
-    *(records.NESTED, records.EXTRA, records.SURVIVED),
+    *(records.NESTED, records.EXTRA, records.SURVIVED, records.FIELD_DEBUGCTL, records.DECLARED_DEBUGCTL),
 ]
 _ADDRESSES: Final = {
     Part.SHADOW: records.SHADOW,
@@ -120,7 +120,7 @@ def states_of(vcpus: Words, cpus: Words, numbers: Words) -> tuple[Codes, NDArray
     home = vcpus[:, records.HOME] + np.uint64(1)
     own = numbers + np.uint64(1)
     resident = vcpus[:, records.RESIDENT_ON] != 0
-    has_one = (vcpus[:, _ZERO] == 0).all(axis=1) & (cpus[:, records.HOST_ACTIVE] == 0)
+    has_one = (vcpus[:, _ZERO] == 0).all(axis=1) & (cpus[:, [records.HOST_ACTIVE, records.HARDWARE_DEBUGCTL]] == 0).all(axis=1)
     has_one &= np.where(resident, vcpus[:, records.RESIDENT_ON] == home, True)
     has_one &= cpus[:, records.RESIDENT] == np.where(resident, own, np.uint64(0))
     for part, word in _AS_THEY_ARE.items():

@@ -16,6 +16,7 @@ import numpy as np
 
 from exitlab.events import EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
+from hypervisor_svc.arch.controls import MSR_DEBUGCTL
 from hypervisor_svc.arch.debug_registers import (
     DR7_ENABLES,
     DR7_GD,
@@ -268,6 +269,8 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                     word |= U64(DETAIL_HIT) << _DETAIL
         elif group == _MSR:
             selector = U64(selectors[i])
+            if selector == MSR_DEBUGCTL:
+                break
             is_passed = False
             for k in range(U64(passed_msrs.size)):
                 if selector == U64(passed_msrs[k]):

@@ -61,25 +61,25 @@ class Past:
     state: Words
     event: int
     block: Block
-    is_computed: bool
     leading: Truth | None
 
 
 class Reference:
     """The architecture alone for one vendor and CPU."""
 
-    def __init__(self, key: ReferenceKey, vcpus: int) -> None:
+    def __init__(self, key: ReferenceKey, vcpus: int, *, is_computed: bool) -> None:
         """Make the state after reset."""
         self.key = key
-        self.state: Words = reference.new_reference_state(vcpus)
+        self._is_computed = is_computed
+        self.state: Words = reference.new_reference_state(vcpus, is_computed=is_computed)
         self.counts: Words = np.zeros(reference.REFERENCE_COUNTS, np.uint64)
         self._past: Past
 
-    def run(self, block: Block, first_event: int, *, is_computed: bool, leading: Truth | None) -> Truth:
+    def run(self, block: Block, first_event: int, *, leading: Truth | None) -> Truth:
         """Run a checked block and return what the guest sees."""
         truth = Truth.empty(len(block.kinds))
-        self._past = Past(self.state.copy(), 0, block, is_computed, leading)
-        self._call(block, first_event, truth, is_computed=is_computed, leading=leading)
+        self._past = Past(self.state.copy(), 0, block, leading)
+        self._call(block, first_event, truth, leading)
         return truth
 
     def state_before(self, event: int) -> Words:
@@ -91,21 +91,19 @@ class Reference:
             state, counts = self.state, self.counts
             self.state, self.counts = past.state, counts.copy()
             try:
-                self._call(part, 0, Truth.empty(len(part.kinds)), is_computed=past.is_computed, leading=leading)
+                self._call(part, 0, Truth.empty(len(part.kinds)), leading)
             finally:
                 self.state, self.counts = state, counts
             past.event = event
         return past.state
 
-    def _call(
-        self, block: Block, first_event: int, truth: Truth, *, is_computed: bool, leading: Truth | None
-    ) -> None:
+    def _call(self, block: Block, first_event: int, truth: Truth, leading: Truth | None) -> None:
         lead = truth if leading is None else leading
         with np.errstate(over="ignore"):
             reference.run_reference(
                 *(block.kinds, block.args, block.modes, block.marks, block.vcpus),
                 *(block.gap_cycles, block.selectors, block.values, np.uint64(first_event)),
-                *(is_computed, leading is None, self.key.vendor == policy_pb2.VENDOR_SVM),
+                *(self._is_computed, leading is None, self.key.vendor == policy_pb2.VENDOR_SVM),
                 *(np.uint64(self.key.dr6_writable), lead.stories),
                 *(self.state, self.counts, truth.stories, truth.values, truth.undefined),
             )

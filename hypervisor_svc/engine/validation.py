@@ -7,7 +7,7 @@ import numba.types as nt
 import numpy as np
 from numpy.typing import NDArray
 
-from exitlab.debugreg import VECTOR_DB
+from exitlab.debugreg import MSR_DEBUGCTL, VECTOR_DB
 from exitlab.events import COLUMN_DTYPES, FETCH_END, Column, EventColumns, EventKind, Mark, Mode
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.engine.profile import EXCEPTION_VECTORS
@@ -19,6 +19,8 @@ _FIRST_HOST_KIND: Final = int(EventKind.SCHED_OUT)
 _CONDITIONAL: Final = np.uint8(Mark.IF_FAULT | Mark.IF_OK)
 _BOTH_RETIRED: Final = np.uint8(Mark.RETIRED | Mark.NOT_RETIRED)
 _MOV_FROM_DR: Final = int(EventKind.MOV_FROM_DR)
+_RDMSR: Final = int(EventKind.RDMSR)
+_DEBUGCTL: Final = np.uint32(MSR_DEBUGCTL)
 _TF: Final = np.uint8(Mode.TF)
 _READ: Final = int(EventKind.READ)
 _WRITE: Final = int(EventKind.WRITE)
@@ -111,7 +113,11 @@ def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature; a 
             broken = 1
         elif vcpus[i] >= vcpu_count:
             broken = 2
-        elif is_computed and kind == _MOV_FROM_DR and (modes[i] & _TF) != 0:
+        elif (
+            is_computed
+            and (modes[i] & _TF) != 0
+            and (kind == _MOV_FROM_DR or (kind == _RDMSR and selectors[i] == _DEBUGCTL))
+        ):
             broken = 3
         elif args[i] > largest_args[kind]:
             broken = 4

@@ -81,7 +81,7 @@ class Input(IntEnum):
     SHADOW_ENABLES = 4  # the shadow DR7 enables something
     SHADOW_HAS_GD = 5
     MOVED = 6  # this physical CPU is not the one of the last load
-    FIELD_DR7_AT_RESET = 7  # the DR7 to be loaded at entry is 0x400
+    DEBUG_CONTROLS_AT_RESET = 7  # what an entry would load is the host's: DR7 0x400 and DEBUGCTL 0
     CHECK = 8
     IS_WRITE = 9
     REGISTER_CLASS = 10
@@ -97,7 +97,7 @@ INPUT_SIZES: Final[dict[Input, int]] = {
     Input.SHADOW_ENABLES: 2,
     Input.SHADOW_HAS_GD: 2,
     Input.MOVED: 2,
-    Input.FIELD_DR7_AT_RESET: 2,
+    Input.DEBUG_CONTROLS_AT_RESET: 2,
     Input.CHECK: 4,
     Input.IS_WRITE: 2,
     Input.REGISTER_CLASS: 3,

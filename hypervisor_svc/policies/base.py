@@ -131,9 +131,9 @@ class Sees:
         return bool(self._get(Input.MOVED))
 
     @property
-    def field_dr7_at_reset(self) -> bool:
-        """Whether the DR7 that the next entry loads is 0x400."""
-        return bool(self._get(Input.FIELD_DR7_AT_RESET))
+    def debug_controls_at_reset(self) -> bool:
+        """Whether the next entry would load what the host has there: DR7 0x400 and DEBUGCTL 0."""
+        return bool(self._get(Input.DEBUG_CONTROLS_AT_RESET))
 
     @property
     def check(self) -> Check:

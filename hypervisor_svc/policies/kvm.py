@@ -136,7 +136,7 @@ class Kvm(Policy):
         if era.masks_host_dr7 and sees.host_breakpoints:
             return do(Action.ZERO_DR7, controls, memory=closed)
         if era.skips_debug_controls:
-            if not sees.field_dr7_at_reset:
+            if not sees.debug_controls_at_reset:
                 return do(controls, memory=closed)
             if not is_skipping:
                 return do(Action.CONTROLS_OFF, memory=SkippingMemory.CLOSED_SKIPPING)
@@ -153,7 +153,14 @@ class Kvm(Policy):
         return (*_LOAD_ADDRESSES, *dr6, *bare)
 
     def enter_guest(self, sees: Sees) -> Do | None:
-        """Load DR6 where the version does so in the run loop; clean the VMCB's if it is not the guest's."""
+        """Load DR6 where the version does so in the run loop; clean the VMCB's if it is not the guest's.
+
+        A fast exit does not lead back to ``enter_loop``, and may have been a write of DEBUGCTL.
+        """
+        if self.era.skips_debug_controls and sees.memory == SkippingMemory.CLOSED_SKIPPING:
+            if sees.debug_controls_at_reset:
+                return None
+            return do(Action.CONTROLS_ON, memory=SkippingMemory.CLOSED)
         load = self.era.svm_dr6_load if self.is_svm else self.era.dr6_load
         if load is Dr6Load.KEPT or (load is Dr6Load.EACH_ENTRY and self._is_open(sees)):
             return do(Action.LOAD_DR6)

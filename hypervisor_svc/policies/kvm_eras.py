@@ -175,7 +175,7 @@ ERA_6_14: Final = replace(
 ERA_6_14_SKIP: Final = replace(
     ERA_6_14,
     version="6.14-skip-debug-controls",
-    summary="6.14 that leaves the VM-entry debug controls alone while DR7 is the host's 0x400",
+    summary="6.14 that leaves the debug controls alone while DR7 and DEBUGCTL are the host's 0x400 and 0",
     skips_debug_controls=True,
 )
 ERA_7_1: Final = replace(

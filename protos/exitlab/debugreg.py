@@ -37,6 +37,12 @@ DR7_CONDITIONS: Final = 0xFFFF_0000  # R/W and LEN of each slot
 DR7_RESET: Final = DR7_FIXED
 DR7_WRITABLE: Final = DR7_ENABLES | DR7_LE | DR7_GE | DR7_RTM | DR7_GD | DR7_CONDITIONS
 
+# IA32_DEBUGCTL; the other bits are not kept here.
+MSR_DEBUGCTL: Final = 0x1D9
+DEBUGCTL_LBR: Final = 0x1  # last branches are recorded
+DEBUGCTL_BTF: Final = 0x2  # the trap flag steps over branches
+DEBUGCTL_BITS: Final = DEBUGCTL_LBR | DEBUGCTL_BTF
+
 CR4_DE: Final = 0x8  # debugging extensions: DR4 and DR5 are invalid, I/O breakpoints exist
 
 VECTOR_DB: Final = 1  # debug exception

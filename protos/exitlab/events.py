@@ -122,6 +122,7 @@ MMIO_WRITE: Final = 0x80  # added to the width in the arg of MMIO
 STATE_CR4_DE: Final = 0  # arg of STATE: value is CR4.DE
 STAGE_DR6: Final = 4  # arg of STAGE; 0 to 3 stand for DR0 to DR3
 STAGE_DR7: Final = 5
+STAGE_DEBUGCTL: Final = 0  # before VMRUN, which takes no DR0
 MAX_VCPUS: Final = 256
 
 

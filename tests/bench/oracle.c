@@ -299,6 +299,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         u64 stop_dr6 = 0;
         u64 stop_dr7 = 0;
         u64 held_before = 0;
+        u64 asks_debugctl = false; /* an access to it waits for the hypervisor */
+        u64 sets_debugctl = false;
+        u64 left_debugctl = 0; /* what a nested guest that was left had there */
         u64 host_control = 0;
         u64 nested_control = 0;
         bool takes_db = false;
@@ -621,6 +624,21 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         sub = 1;
                     } else if (kind == K_WRMSR && selector == MSR_X2APIC_ICR) {
                         sub = 2;
+                    } else if (selector == MSR_DEBUGCTL) {
+                        /* A recording's first read says what was there, as nothing has said so before. */
+                        bool says_first = (mark & K_EXPECTED) != 0 && true_undefined[i] != 0;
+                        sets_debugctl = kind == K_WRMSR ? ((mark & K_UNKNOWN) == 0) : says_first;
+                        asks_debugctl = is_exit;
+                        if (sets_debugctl) {
+                            vcpu[v][DECLARED_DEBUGCTL] = 0;
+                        }
+                        if (sets_debugctl && !is_exit) {
+                            physical[p][HARDWARE_DEBUGCTL] = value & DEBUGCTL_BITS;
+                        }
+                        if (kind != K_WRMSR && !is_exit) {
+                            story = K_STORY_READ;
+                            seen = physical[p][HARDWARE_DEBUGCTL];
+                        }
                     }
                 } else if (group == K_CR_WRITE) {
                     if (arg == 0 || arg == 4) {
@@ -818,6 +836,16 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
             } else if (step == K_DELIVER) {
                 step = K_DONE;
+                if (asks_debugctl) {
+                    asks_debugctl = false;
+                    if (sets_debugctl) {
+                        vcpu[v][FIELD_DEBUGCTL] = value & DEBUGCTL_BITS;
+                    }
+                    if (kind != K_WRMSR) {
+                        story = K_STORY_READ;
+                        seen = vcpu[v][FIELD_DEBUGCTL];
+                    }
+                }
                 if (is_io && (quirks & K_Q_MATCHES_IO) != 0 && is_computed && !takes_db) {
                     if (vcpu[v][HAS_DE] != 0 && arg != 0 && story == K_NOTHING) {
                         /* Against the registers of a guest that has them itself, else against the shadow. */
@@ -856,6 +884,11 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         u64 entered_dr6 = vcpu[v][K_STAGED_AT + 4] & LOW_32;
                         vcpu[v][SHADOW_DR6] = canonical_dr6(entered_dr6, writable_dr6);
                         vcpu[v][FIELD_DR6] = vcpu[v][SHADOW_DR6];
+                    } else {
+                        vcpu[v][NESTED_DEBUGCTL] = vcpu[v][STAGED] & DEBUGCTL_BITS;
+                        if ((value & LOADS_CONTROLS) != 0) {
+                            vcpu[v][FIELD_DEBUGCTL] = vcpu[v][NESTED_DEBUGCTL];
+                        }
                     }
                 } else if (is_exception(story) || story == K_STORY_VMEXIT || story == K_STORY_REGISTERS) {
                     step = K_SHOW;
@@ -911,6 +944,14 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[v][NESTED_DR7] = seen >> 32;
                 }
                 seen = ((is_svm ? seen : cause) & LOW_32) | (vcpu[v][NESTED_DR7] << 32);
+                if (!is_svm) {
+                    left_debugctl = vcpu[v][FIELD_DEBUGCTL];
+                    if ((vcpu[v][NESTED_CONTROL] & SAVES_CONTROLS) != 0) {
+                        vcpu[v][NESTED_DEBUGCTL] = left_debugctl;
+                    }
+                    seen |= vcpu[v][NESTED_DEBUGCTL] << DEBUGCTL_SHIFT;
+                    vcpu[v][FIELD_DEBUGCTL] = 0;
+                }
                 vcpu[v][NESTED] = 0;
                 vcpu[v][SHADOW_DR7] = DR7_RESET;
                 /* Out of the session it is as if the host had set the registers. */
@@ -1079,6 +1120,10 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         vcpu[v][HELD] = 0;
                         vcpu[v][SHADOW_OF_SS] = SHADOW_NONE;
                     }
+                    if (kind == K_RESET) {
+                        vcpu[v][FIELD_DEBUGCTL] = 0;
+                        vcpu[v][DECLARED_DEBUGCTL] = 0;
+                    }
                     control = is_set ? K_CONTROL_DEBUGREGS : K_CONTROL_RESET;
                     moment = K_CONTROL_CHANGED;
                 }
@@ -1091,11 +1136,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             if (climbs && moment == K_LEAVE_GUEST) {
                 if (vcpu[c][CONTROLS_ARE_OFF] == 0) {
                     vcpu[c][FIELD_DR7] = physical[p][HARDWARE_DR7];
+                    vcpu[c][FIELD_DEBUGCTL] = physical[p][HARDWARE_DEBUGCTL];
                 }
                 if (is_svm) {
                     vcpu[c][FIELD_DR6] = physical[p][HARDWARE_DR6];
                 }
                 physical[p][HARDWARE_DR7] = DR7_RESET;
+                physical[p][HARDWARE_DEBUGCTL] = 0;
                 if (!is_exit || c != v) {
                     /* The host took the vCPU out of the guest: an exit that no event records. */
                     key = exit_codes[K_EXTERNAL_INTERRUPT] | (K_LIGHT << K_KEY_CLASS);
@@ -1126,7 +1173,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (vcpu[c][LAST_LOAD] != (p + 1)) {
                     cell += strides[moment][K_I_MOVED];
                 }
-                if (vcpu[c][FIELD_DR7] == DR7_RESET) {
+                if (vcpu[c][FIELD_DR7] == DR7_RESET && vcpu[c][FIELD_DEBUGCTL] == 0) {
                     cell += strides[moment][K_I_AT_RESET];
                 }
                 if (moment == K_DR_TRAPPED) {
@@ -1495,6 +1542,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     if (!is_skipped) {
                         physical[p][HARDWARE_DR7] = canonical_dr7(vcpu[c][FIELD_DR7] & LOW_32);
+                        physical[p][HARDWARE_DEBUGCTL] = vcpu[c][FIELD_DEBUGCTL];
                     }
                     if (is_svm) {
                         physical[p][HARDWARE_DR6] = canonical_dr6(vcpu[c][FIELD_DR6], writable_dr6);
@@ -1512,6 +1560,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         u64 true_dr7 = vcpu[c][TRUE_DR7];
                         is_open = vcpu[c][ARMED] == 0;
                         is_hazard = is_open && dr7 != true_dr7;
+                        if (is_skipped && physical[p][HARDWARE_DEBUGCTL] != vcpu[c][FIELD_DEBUGCTL]) {
+                            is_hazard = true;
+                        }
                         if (is_open) {
                             difference = physical[p][HARDWARE_DR6] ^ vcpu[c][TRUE_DR6];
                             is_hazard = is_hazard || (difference & ~vcpu[c][TRUE_UNDEFINED]) != 0;
@@ -1640,7 +1691,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
                 is_declared = rule != 0;
             }
-            if (!is_declared && story == K_STORY_READ && true_story == story && slot < 4) {
+            bool is_mov_dr = group == K_DR;
+            bool is_read = story == K_STORY_READ && true_story == story;
+            if (!is_declared && is_read && is_mov_dr && slot < 4) {
                 if (((vcpu[v][STALE_SLOTS] >> slot) & 1) != 0) {
                     rule = K_R_STALE_EFFECTIVE;
                     is_declared = true;
@@ -1651,8 +1704,11 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (taint != 0 && slot >= 4) { /* by this very access */
                     allowed |= (taint & LOW_32) << (32 * (slot - 4));
                 }
+                if (story == K_STORY_VMEXIT && !is_svm) {
+                    allowed |= vcpu[v][DECLARED_DEBUGCTL] << DEBUGCTL_SHIFT;
+                }
                 if (story == K_STORY_READ) {
-                    allowed = vcpu[v][K_DECLARED_AT + slot];
+                    allowed = is_mov_dr ? vcpu[v][K_DECLARED_AT + slot] : vcpu[v][DECLARED_DEBUGCTL];
                 } else if (story == K_STORY_REGISTERS) {
                     allowed = 0;
                     for (u64 k = 0; k < 6; k++) {
@@ -1715,6 +1771,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                             physical[vcpu[v][RESIDENT_ON] - 1][HARDWARE_DR7] = dr7;
                         }
                     }
+                    if (!is_svm) {
+                        u64 debugctl = is_left ? 0 : left_debugctl;
+                        vcpu[v][FIELD_DEBUGCTL] = debugctl;
+                        if (vcpu[v][RUNG] == 0) {
+                            physical[vcpu[v][RESIDENT_ON] - 1][HARDWARE_DEBUGCTL] = debugctl;
+                        }
+                    }
                 }
                 if (is_svm && (story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT)) {
                     vcpu[v][DECLARED_DR6] |= DR6_CAUSES | DR6_RTM;
@@ -1738,6 +1801,10 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                     if (is_write && is_here_undone != is_there_undone) {
                         vcpu[v][K_DECLARED_AT + slot] = ~0ull;
+                        vcpu[v][DECLARED_RULE] = rule;
+                    }
+                    if (kind == K_WRMSR && selector == MSR_DEBUGCTL && is_here_undone != is_there_undone) {
+                        vcpu[v][DECLARED_DEBUGCTL] = DEBUGCTL_BITS;
                         vcpu[v][DECLARED_RULE] = rule;
                     }
                 }
@@ -1785,6 +1852,9 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (true_story != K_STORY_VMEXIT && (is_svm || (value & LOADS_CONTROLS) != 0)) {
                     vcpu[v][TRUE_DR7] = canonical_dr7(vcpu[v][STAGED_DR7] & LOW_32);
                 }
+                if (true_story != K_STORY_VMEXIT && !is_svm && (value & LOADS_CONTROLS) != 0) {
+                    vcpu[v][DECLARED_DEBUGCTL] = 0;
+                }
                 if (true_story != K_STORY_VMEXIT && is_svm) {
                     vcpu[v][TRUE_DR6] = canonical_dr6(vcpu[v][K_STAGED_AT + 4] & LOW_32, writable_dr6);
                     vcpu[v][TRUE_UNDEFINED] = 0;
@@ -1801,6 +1871,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (is_svm) {
                     vcpu[v][TRUE_DR6] = true_value & LOW_32;
                     vcpu[v][TRUE_UNDEFINED] = undefined;
+                } else {
+                    vcpu[v][DECLARED_DEBUGCTL] = 0;
                 }
             } else if (is_exception(true_story)) {
                 vcpu[v][TRUE_DR6] = true_value & LOW_32;

@@ -1,10 +1,9 @@
 """An abstract machine of a policy's table: what states a vCPU can come to, and by which cells.
 
-The machine is one vCPU on a CPU that it shares. It keeps what a table can ask about and what
-that depends on: the rung, memory, belief and intercept, the debugger, whether the host uses breakpoints
-here, and of each DR7 (the shadow, the effective one, the field, the debugger's) only whether it enables
-something, has general detect, or has other bits than a reset leaves. From the state after power-up every
-event is tried that a stream may hold. What it takes to be so:
+The machine is one vCPU on a CPU that it shares. It keeps what a table can ask about and what that depends on:
+rung, memory, belief, intercept, debugger, host breakpoints here, whether DEBUGCTL is zero, of each DR7 (the
+shadow, the effective, the field's, the debugger's) whether it enables something, has general detect, or other
+bits than a reset leaves. From power-up on every event that a stream may hold is tried. What that takes:
 
 - a vCPU comes down all the way when an event needs the guest; exits are of any class; another vCPU may
   take the CPU, and the vCPU may come in on another, at any time;
@@ -12,10 +11,10 @@ event is tried that a stream may hold. What it takes to be so:
 - #UD needs DR4 or DR5, which are DR6 and DR7; would_enable is of writes of DR7 alone; general detect is
   tested on the DR7 in the field, and goes to a debugger that owns the breakpoints;
 - no #DB gets past such a debugger; any may come otherwise, as every instruction can be stepped;
-- what a policy refuses does not happen; a nested guest is entered with any DR7 and left with the reset one.
+- what a policy refuses does not happen; a nested guest is entered with any DR7 and DEBUGCTL and left with the
+  reset ones; any exit may write DEBUGCTL, which RESET clears and INIT does not.
 
-Source: the constraints are those of ``docs/model.md`` and of the ladder; a stream that takes a cell which
-is not reachable here refutes them, and a test looks for one.
+Source: ``docs/model.md`` and the ladder; a test looks for streams that refute these constraints.
 """
 
 from collections.abc import Iterable, Iterator
@@ -55,8 +54,9 @@ class Machine:
         has_cluster = any(cell >> Action.STAY & 1 for cell in rules.actions)
         bits = ENABLES if rules.asks(Input.BREAKPOINTS_ENABLED, Input.SHADOW_ENABLES) else 0
         bits |= HAS_GD if rules.asks(Input.SHADOW_HAS_GD) or tests_gd or has_cluster else 0
-        bits |= ENABLES | HAS_GD | HAS_OTHER if rules.asks(Input.FIELD_DR7_AT_RESET) else 0
+        bits |= ENABLES | HAS_GD | HAS_OTHER if rules.asks(Input.DEBUG_CONTROLS_AT_RESET) else 0
         self.dr7s = sorted({value & bits for value in range(8)})
+        self.debugctls = (False, True) if rules.asks(Input.DEBUG_CONTROLS_AT_RESET) else (False,)
         self.believes = rules.asks(Input.BREAKPOINTS_ENABLED)
         knows_debugger = rules.asks(Input.DEBUGGER) or bool(bits) or rules.intercepts_db
         self.debuggers = [(0, 0)]
@@ -83,7 +83,7 @@ class Machine:
             + strides[Input.SHADOW_ENABLES] * (state.shadow & ENABLES)
             + strides[Input.SHADOW_HAS_GD] * (state.shadow >> 1 & 1)
             + strides[Input.MOVED] * state.moved
-            + strides[Input.FIELD_DR7_AT_RESET] * (state.field == 0)
+            + strides[Input.DEBUG_CONTROLS_AT_RESET] * (state.field == 0 and not state.debugctl)
             + strides[Input.CHECK] * access.check
             + strides[Input.IS_WRITE] * access.is_write
             + strides[Input.REGISTER_CLASS] * access.register_class
@@ -172,7 +172,7 @@ class Machine:
             return
         for rung in (FAST, LIGHT, HEAVY):
             gone = self.climb(state, rung)
-            yield gone
+            yield from {gone, *(gone._replace(debugctl=debugctl) for debugctl in self.debugctls)}
             yield from self._debug_exception_outside(gone)
         yield from self._debug_exception(state)
         yield from self._mov_dr(state)
@@ -184,7 +184,8 @@ class Machine:
         if self.rules.takes_debugregs:
             for dr7 in self.dr7s:
                 yield self.cross(Moment.CONTROL_CHANGED, out._replace(shadow=dr7), Control.DEBUGREGS)
-        yield self.cross(Moment.CONTROL_CHANGED, out._replace(shadow=0), Control.RESET)
+        for reset in {out._replace(shadow=0), out._replace(shadow=0, debugctl=False)}:
+            yield self.cross(Moment.CONTROL_CHANGED, reset, Control.RESET)
         for debugger, dr7 in self.debuggers if self.rules.takes_debugger else ():
             taken = out._replace(debugger=debugger, debugger_dr7=dr7)
             yield self.cross(Moment.CONTROL_CHANGED, taken, Control.DEBUGGER)
@@ -229,8 +230,9 @@ class Machine:
     def _nested_events(self, state: State) -> Iterator[State]:
         """Enter a nested guest, whose exit is light, or leave one by an exit of any class but a fast one."""
         if self.rules.nests:
-            yield from self._switched(self.climb(state, LIGHT), self.dr7s)
-            yield from self._switched(self.climb(state, HEAVY), (0,))
+            for debugctl in self.debugctls:
+                yield from self._switched(self.climb(state, LIGHT)._replace(debugctl=debugctl), self.dr7s)
+            yield from self._switched(self.climb(state, HEAVY)._replace(debugctl=False), (0,))
 
     def _leaving(self, state: State) -> Iterator[State]:
         """Yield a state after an exception, and what leaving a nested guest by it makes of it.

@@ -40,6 +40,7 @@ class State(NamedTuple):
     field: int = 0
     host: bool = False
     moved: bool = True
+    debugctl: bool = False  # not zero
     stays: bool = False  # the next access may be answered with no exit
 
 

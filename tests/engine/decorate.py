@@ -107,7 +107,7 @@ def mix_of(group: str, vendor: int) -> Mix:
     """Return breakpoints that are computed or recorded, or all that streams have, on a vendor."""
     if group == "everything":
         return Mix.everything(VENDOR_WORDS[vendor])
-    return Mix(computed=group == "computed")
+    return Mix(computed=group == "computed", debug_control=group == "recorded")
 
 
 def any_stream(seed: int, events: int, mix: Mix) -> EventColumns:

@@ -88,7 +88,7 @@ SEEN: Final[tuple[tuple[Moment, Question, list[Row], int], ...]] = (
     ),
     (
         Moment.ENTER_LOOP,
-        lambda s: s.field_dr7_at_reset,
+        lambda s: s.debug_controls_at_reset,
         [set_dr(7, 0x500), get_dr(0), set_dr(7, 0), cpuid()],
         2,
     ),

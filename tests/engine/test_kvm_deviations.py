@@ -164,6 +164,16 @@ def test_where_a_deviation_shows(rule: Deviation, rows: list[Row], span: Span, v
             assert (lane.verdict, list(lane.declared)) == (SAME, []), version
 
 
+def test_a_window_survives_a_debugger_that_only_steps() -> None:
+    """On VMX it is told of a general detect that KVM would have given to the guest."""
+    rows = [get_dr(0, marks=NOT_RETIRED), *debugger(STEP), *set_debugregs(dr7=GD), get_dr(0)]
+    found = lanes(rows, vendor=VMX)
+    for version in VERSIONS[VERSIONS.index("4.4") :]:
+        (declared,) = found[version].declared
+        assert declared.rule == Deviation.OPEN_SURVIVES_DEBUGGER.name, version
+        assert (found[version].verdict, declared.first_event) == (DECLARED, len(rows) - 1)
+
+
 # What a debugger does, what the guest does, and (exception, DR6, DR7) told on VMX and on SVM.
 Told = tuple[int, int, int]
 TF: Final = int(Mode.TF)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exitlab.events import EventColumns, EventKind, Mark, Mode
+from hypervisor_svc.arch.reference import DEBUGCTL, DEBUGCTL_UNKNOWN
 from hypervisor_svc.engine import ReferenceKey
 from hypervisor_svc.engine.engine import Reference
 from hypervisor_svc.engine.lane import Truth
@@ -39,12 +40,13 @@ from tests.engine.build import (
     stream,
 )
 from tests.engine.decorate import decorated
+from tests.model import debug_control
 from tests.model.second_model import EXCEPTIONS, Event, Registers, SecondModel, Story, Told, events_of
 from tests.model.streams import Mix, mixes, random_stream, streams
 
 MIXES: Final = {
     "computed": Mix(),
-    "recorded": Mix(computed=False),
+    "recorded": Mix(computed=False, debug_control=True),
     "rtm": Mix(rtm=True),
     "bus lock": Mix(bus_lock=True),
     "rtm and bus lock, recorded": Mix(rtm=True, bus_lock=True, computed=False),
@@ -71,7 +73,8 @@ SHOWING: Final = (
 
 def reference_of(mix: Mix, vendor: int) -> Reference:
     """Return a fresh reference on a CPU as in ``mix``."""
-    return Reference(ReferenceKey(VENDOR_OF[vendor], mix.rtm, mix.bus_lock), mix.vcpus)
+    key = ReferenceKey(VENDOR_OF[vendor], mix.rtm, mix.bus_lock)
+    return Reference(key, mix.vcpus, is_computed=mix.computed)
 
 
 def second_model(mix: Mix, vendor: int = VMX) -> SecondModel:
@@ -111,6 +114,8 @@ def check(events: EventColumns, mix: Mix, vendor: int) -> None:
         ours, theirs = registers_of(one, vcpu), model.registers(vcpu)
         known = ~theirs.undefined_dr6
         assert ours._replace(dr6=ours.dr6 & known) == theirs._replace(dr6=theirs.dr6 & known)
+        debugctl = debug_control.DebugControl(*one.state[vcpu, [DEBUGCTL, DEBUGCTL_UNKNOWN]].tolist())
+        assert debugctl == model.guests[vcpu].processor.debugctl
 
 
 @pytest.mark.parametrize(("mix", "vendor"), CASES)
@@ -166,6 +171,8 @@ def _recorded(model: SecondModel, events: EventColumns) -> tuple[int, list[int],
         if one.marks & Mark.VALUE_EXPECTED and told.story == Story.READ:
             reads += 1
             wide = 0xFFFF_FFFF if one.modes & Mode.OPERAND_32 else ~0
+            if one.kind == EventKind.RDMSR:
+                wide = debug_control.KEPT
             if (told.value ^ one.value) & ~told.undefined_dr6 & wide:
                 disagreeing.append(at)
     return reads, disagreeing, contradictions

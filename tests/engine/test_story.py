@@ -68,7 +68,9 @@ def differences(ours: Told, truth: Truth) -> list[int]:
 def truth_of(events: EventColumns, mix: Mix, vendor: int) -> Truth:
     """Return what the architecture alone shows of ``events``."""
     key = ReferenceKey(VENDOR_OF[vendor], mix.rtm, mix.bus_lock)
-    return Reference(key, mix.vcpus).run(complete(events), 0, is_computed=mix.computed, leading=None)
+    return Reference(key, mix.vcpus, is_computed=mix.computed).run(
+        complete(events), 0, is_computed=mix.computed, leading=None
+    )
 
 
 def assert_exact(events: EventColumns, mix: Mix, vendor: int, *policies: str) -> None:

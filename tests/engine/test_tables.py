@@ -43,7 +43,10 @@ def test_policies_ask_for_what_is_shown(moment: Moment, wanted: Input) -> None:
     class Asking(Policy):
         name = "asking"
 
-    names = {Input.BREAKPOINTS_ENABLED: "breakpoints_enabled", Input.FIELD_DR7_AT_RESET: "field_dr7_at_reset"}
+    names = {
+        Input.BREAKPOINTS_ENABLED: "breakpoints_enabled",
+        Input.DEBUG_CONTROLS_AT_RESET: "debug_controls_at_reset",
+    }
     shown_as = names.get(wanted, wanted.name.lower())
 
     def answer(_: Policy, sees: Sees) -> Do | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exitlab.debugreg import DR6_BD, DR6_RESET, DR7_RESET
+from exitlab.debugreg import DR6_BD, DR6_RESET, DR7_RESET, MSR_DEBUGCTL
 from exitlab.events import COLUMN_DTYPES, Column, EventColumns, EventKind, Mark
 from guest_svc.captures import FOLDER, capture_facts, capture_names
 from guest_svc.traces.captures import CaptureSource, CaptureTrace
@@ -241,6 +241,8 @@ def slow_columns(row: Row, later: list[Row]) -> Event:
         "MOV_TO_CR", "LMSW", "OUT", "INS", "OUTS", "RDMSR", "WRMSR", "PAUSE", "INVLPG", "XSETBV", "MMIO",
     ):  # fmt: skip
         event |= {Column.VALUES: row["val"]} if row["vok"] else {Column.MARKS: int(Mark.VALUE_UNKNOWN)}
+        if name == "RDMSR" and row["aux"] == MSR_DEBUGCTL and row["vok"]:
+            event[Column.MARKS] = int(Mark.VALUE_EXPECTED)
     elif name == "EXCEPTION" and row["aux"] == 1:
         payload = slow_payload(later)
         event |= {Column.MARKS: int(Mark.VALUE_UNKNOWN)} if payload is None else {Column.VALUES: payload}
@@ -293,6 +295,7 @@ def random_rows(draw: random.Random) -> list[Row]:
     for _ in range(draw.randrange(1, 300)):
         kind = draw.choice([K.MOV_DR] * 20 + [K.EXC] * 8 + [K.MMIO, K.SWAPGS, 99, 0, *RecordKind])
         aux = draw.choice((1, 1, 1, 3, 6, 13, 14)) if kind == K.EXC else draw.randrange(256)
+        aux = draw.choice((aux, MSR_DEBUGCTL)) if kind in (K.RDMSR, K.WRMSR) else aux
         known = draw.randrange(5) > 0
         value = draw.choice((draw.getrandbits(64), DR6_RESET | DR6_BD, DR6_RESET | 1))
         rows.append(

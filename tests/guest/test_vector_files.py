@@ -30,7 +30,7 @@ VMEXIT = ["vmexit", None, None, [1, "insn"], 0, "0x408"]
             ],
         ),
         ("selftest.json", 12, []),
-        ("windows.json", 16, []),
+        ("windows.json", 18, []),
     ],
 )
 def test_shipped_files_are_whole(name: str, rows: int, out: list[str]) -> None:
@@ -92,7 +92,10 @@ def test_shipped_rows_cover_the_lists() -> None:
                 registers=Registers(),
             ),
         ),
-        ({"op": "vmrun", "controls": 8}, Step("vmrun", operand=8, registers=Registers())),
+        (
+            {"op": "vmrun", "controls": 8, "debugctl": 3},
+            Step("vmrun", operand=8, registers=Registers((3, 0, 0, 0))),
+        ),
     ],
 )
 def test_each_operation_takes_its_fields(tmp_path: Path, step: dict[str, Any], read: Step) -> None:

@@ -664,7 +664,7 @@ def test_large_tables_are_told_in_few_rows(output: str) -> None:
     left_out = {
         Input.MEMORY,
         Input.SHADOW_HAS_GD,
-        Input.FIELD_DR7_AT_RESET,
+        Input.DEBUG_CONTROLS_AT_RESET,
         Input.WOULD_ENABLE,
         Input.CONTROL,
     }

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from exitlab.events import DebuggerControl, NestedControl
 
+from .debug_control import DebugControl
+
 
 class Debugger(NamedTuple):
     """What the host's debugger has asked for: the control bits of KVM_SET_GUEST_DEBUG, and its DR7."""
@@ -42,10 +44,11 @@ class Debugger(NamedTuple):
 
 
 class Nested(NamedTuple):
-    """What the guest hypervisor has asked for while its guest runs, and the DR7 that it gave."""
+    """What the guest hypervisor has asked for while its guest runs, and the DR7 and DEBUGCTL that it gave."""
 
     controls: int
     dr7: int
+    debugctl: DebugControl
 
     @property
     def intercepts_mov_dr(self) -> bool:
@@ -54,12 +57,12 @@ class Nested(NamedTuple):
 
     @property
     def loads(self) -> bool:
-        """Whether VMX loads DR7 when entering."""
+        """Whether VMX loads DR7 and DEBUGCTL when entering."""
         return self.controls & NestedControl.LOADS_DEBUG_CONTROLS != 0
 
     @property
     def saves(self) -> bool:
-        """Whether VMX saves DR7 when leaving."""
+        """Whether VMX saves DR7 and DEBUGCTL when leaving."""
         return self.controls & NestedControl.SAVES_DEBUG_CONTROLS != 0
 
     @property

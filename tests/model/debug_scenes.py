@@ -43,6 +43,8 @@ def _last_event(writer: Writer, vcpu: int, modes: int) -> None:
         _mov_dr(writer, vcpu, modes)
     elif kind == 8:
         _touch_port(writer, vcpu, modes)
+    elif writer.mix.debug_control and writer.chance(60):
+        _debug_control(writer, vcpu, modes)
     else:
         writer.add(EventKind.CPUID, vcpu, selector=1, modes=modes)
 
@@ -56,6 +58,18 @@ def _mov_dr(writer: Writer, vcpu: int, modes: int) -> None:
     writer.mov_dr(vcpu, register, is_write, modes=modes & ~Mode.TF)
     marks = Mark.IF_OK if writer.mix.handlers else 0
     writer.add(EventKind.FETCH, vcpu, FETCH_END, modes=modes, marks=marks)
+
+
+def _debug_control(writer: Writer, vcpu: int, modes: int) -> None:
+    """Execute an access to DEBUGCTL; one that shows its value is stepped where it ends."""
+    modes &= ~Mode.CPL
+    if writer.chance(60):
+        writer.write_debugctl(vcpu, modes)
+        return
+    writer.read_debugctl(vcpu)
+    if modes & Mode.TF:
+        marks = Mark.IF_OK if writer.mix.handlers else 0
+        writer.add(EventKind.FETCH, vcpu, FETCH_END, modes=modes, marks=marks)
 
 
 def _touch_port(writer: Writer, vcpu: int, modes: int) -> None:

@@ -5,6 +5,7 @@ from typing import Final
 
 from exitlab.events import FETCH_END, EventKind, Mark, Mode
 
+from . import debug_control
 from .debug_registers import B0_TO_B3, BD_BS_BT, NO_CAUSE, SINGLE_STEP, Causes
 from .processor import Processor
 from .vocabulary import (
@@ -51,7 +52,7 @@ class Guest:
         self.staged: dict[int, int] = {}
         self.held = NO_CAUSE  # what a MOV SS hit
         self.shadow = Shadow.NONE
-        self.processor = Processor(vendor, rtm, bus_lock)
+        self.processor = Processor(vendor, rtm, bus_lock, computed)
 
     def registers(self) -> Registers:
         """Return the registers as MOVs would read them now."""
@@ -149,6 +150,8 @@ class Guest:
         """Do what an instruction does beside hitting breakpoints."""
         if event.kind in MOV_DR:
             return self.processor.mov_dr(event)
+        if debug_control.is_access(event):
+            return self.processor.access_debugctl(event)
         if event.kind == EventKind.EXCEPTION:
             return self._recorded_exception(event)
         if event.kind == EventKind.MOV_TO_CR and event.arg == 4 and not event.marks & Mark.VALUE_UNKNOWN:
@@ -188,7 +191,7 @@ class Guest:
             case EventKind.VMEXIT_TO_L1:
                 return self.processor.leave_nested()
             case EventKind.RESET | EventKind.INIT:
-                self.processor.reset()
+                self.processor.reset(clears_msrs=event.kind == EventKind.RESET)
                 self._leave_shadow()
             case EventKind.STATE if event.arg == 0:
                 self.processor.dr.has_de = event.value != 0

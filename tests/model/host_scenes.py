@@ -5,7 +5,7 @@ Each takes the writer and a vCPU, and appends a few events.
 
 from typing import Final
 
-from exitlab.events import STAGE_DR6, STAGE_DR7, DebuggerControl, EventKind, Mark
+from exitlab.events import STAGE_DEBUGCTL, STAGE_DR6, STAGE_DR7, DebuggerControl, EventKind, Mark
 
 from . import scenes
 from .debug_scenes import GENERAL_DETECT, Scene, own_scenes
@@ -168,6 +168,8 @@ def nest(writer: Writer, vcpu: int) -> None:
         dr7 = (_dr7(writer) & 0xFFFF_2BFF) | 0x400
         writer.add(EventKind.STAGE, vcpu, STAGE_DR7, dr7)
         writer.add(EventKind.STAGE, vcpu, STAGE_DR6, writer.dr6())
+        if writer.mix.debug_control:
+            writer.add(EventKind.STAGE, vcpu, STAGE_DEBUGCTL, writer.debugctl())
         writer.add(EventKind.VMRUN, vcpu, value=writer.below(16))
         _go_on(writer, vcpu)
         if writer.chance(30):
@@ -179,7 +181,8 @@ def nest(writer: Writer, vcpu: int) -> None:
 def _guest_scenes(mix: Mix) -> list[Scene]:
     """Return the scenes that a nested or debugged guest can be in."""
     always = [scenes.one_access, scenes.arm, scenes.touch, refused]
-    return [*always, *(scene for weight, scene in own_scenes(mix) if weight)]
+    control = [scenes.debug_control] if mix.debug_control else []
+    return [*always, *control, *(scene for weight, scene in own_scenes(mix) if weight)]
 
 
 def host_scenes(mix: Mix) -> list[tuple[int, Scene]]:

@@ -27,8 +27,8 @@ scheduling              SCHED_OUT; SCHED_IN on the same or another physical CPU
 kicks                   vCPUs take a shared CPU from each other, or move, without SCHED_OUT
 ======================  =========================================================================
 
-The rest is off by default; ``Mix.everything`` turns it on. All but ``reading`` and ``not_retired`` is there
-only where breakpoints are computed.
+The rest is off by default; ``Mix.everything`` turns it on. All but ``reading``, ``debug_control`` and
+``not_retired`` is there only where breakpoints are computed.
 
 ======================  =========================================================================
 steps                   runs of instructions with TF on the last event of each, from a POPF to a
@@ -44,6 +44,8 @@ debugger                HOST_DEBUGGER with every control bit, the debugger's DR0
 reading                 GET_DEBUGREGS
 nested                  VMRUN with every set of controls, also inside a nested guest; any guest scene
                         inside; VMEXIT_TO_L1, also where the nested guest was left already
+debug_control           RDMSR and WRMSR of DEBUGCTL, some of an unknown value, between all else and in
+                        nested guests; recorded reads carry their value, one in eight a wrong one
 not_retired             MOV DRs that exit and do not retire, for the host takes over: whatever it does then
 ======================  =========================================================================
 
@@ -78,6 +80,7 @@ EXITS: Final = frozenset(
         EventKind.MOV_TO_CR,
     }
 )
+DEBUG_CONTROL: Final = frozenset({EventKind.RDMSR, EventKind.WRMSR})
 OUTSIDE: Final = frozenset({EventKind.STAGE, EventKind.SET_DEBUGREGS, EventKind.RESET, EventKind.INIT})
 SCHEDULING: Final = frozenset({EventKind.SCHED_OUT, EventKind.SCHED_IN})
 STEPS: Final = frozenset({EventKind.POPF, EventKind.IRET})
@@ -117,6 +120,7 @@ class Mix:
     debugger: bool = False
     reading: bool = False
     nested: bool = False
+    debug_control: bool = False
     not_retired: bool = False
     rtm: bool = False  # rtm and bus_lock matter to recorded values only
     bus_lock: bool = False
@@ -134,6 +138,7 @@ class Mix:
             debugger=True,
             reading=True,
             nested=True,
+            debug_control=True,
             not_retired=True,
             vendors=vendors or VENDORS,
         )
@@ -177,6 +182,7 @@ class Mix:
             (True, ACCESSES if mix.computed else frozenset({EventKind.EXCEPTION})),
             (mix.exits, EXITS),
             (mix.debug_extensions, frozenset({EventKind.MOV_TO_CR, EventKind.STATE})),
+            (mix.debug_control, DEBUG_CONTROL),
             (mix.outside, OUTSIDE),
             (mix.host, frozenset({EventKind.STAGE, EventKind.HOST_BREAKPOINTS})),
             (mix.scheduling, SCHEDULING),

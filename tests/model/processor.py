@@ -6,9 +6,11 @@ nested guest runs, the guest hypervisor.
 
 from typing import Final
 
-from exitlab.events import STAGE_DR6, STAGE_DR7, EventKind, Mark, Mode
+from exitlab.events import STAGE_DEBUGCTL, STAGE_DR6, STAGE_DR7, EventKind, Mark, Mode
 
+from . import debug_control
 from .controls import Debugger, Nested
+from .debug_control import NOT_RECORDED, DebugControl
 from .debug_registers import BD, DR7_AT_RESET, GENERAL_DETECT, NO_CAUSE, SAME_AS, Causes, DebugRegisters
 from .vocabulary import Event, Registers, Story, Told
 
@@ -18,9 +20,10 @@ LOW_32: Final = 0xFFFF_FFFF
 class Processor:
     """A processor of one vendor with the registers of one vCPU."""
 
-    def __init__(self, vendor: str, rtm: bool, bus_lock: bool) -> None:
-        """Start as after power-up."""
+    def __init__(self, vendor: str, rtm: bool, bus_lock: bool, computed: bool) -> None:
+        """Start as after power-up; a recording may begin at any time."""
         self.is_vmx = vendor == "vmx"
+        self.debugctl = DebugControl() if computed else NOT_RECORDED
         self.dr = DebugRegisters(rtm, bus_lock)
         self.debugger = Debugger()
         self.nested: Nested | None = None
@@ -134,12 +137,19 @@ class Processor:
             return Told()
         return self._deliver_db(Story.DB_FAULT, Causes(BD))
 
+    def access_debugctl(self, event: Event) -> Told:
+        """Read or write DEBUGCTL."""
+        self.debugctl, told = debug_control.access(self.debugctl, event)
+        return told
+
     # The host.
 
-    def reset(self) -> None:
-        """Become what RESET and INIT leave: no nested guest, but the debugger on the host."""
+    def reset(self, clears_msrs: bool) -> None:
+        """Become what RESET and INIT leave: no nested guest, but the debugger, and with INIT the MSRs."""
         self.dr.reset()
         self.nested = None
+        if clears_msrs:
+            self.debugctl = DebugControl()
 
     def set_debugregs(self, staged: dict[int, int]) -> None:
         """Set the registers as MOVs would."""
@@ -157,7 +167,7 @@ class Processor:
     # The guest hypervisor.
 
     def enter_nested(self, controls: int, staged: dict[int, int]) -> Told:
-        """Enter a nested guest: SVM loads DR6 and DR7, VMX DR7 if it is told to.
+        """Enter a nested guest: SVM loads DR6 and DR7, VMX DR7 and DEBUGCTL if it is told to.
 
         A nested guest cannot nest: its hypervisor intercepts that.
         """
@@ -165,10 +175,12 @@ class Processor:
             return self._leave_nested(self.nested)
         before = self.dr.dr7
         self.dr.set(7, staged[STAGE_DR7])
-        self.nested = Nested(controls, self.dr.dr7)
+        self.nested = Nested(controls, self.dr.dr7, debug_control.of(staged[STAGE_DEBUGCTL]))
         if not self.is_vmx:
             self.dr.set(6, staged[STAGE_DR6])
-        elif not self.nested.loads:
+        elif self.nested.loads:
+            self.debugctl = self.nested.debugctl
+        else:
             self.dr.set(7, before)
         return Told()
 
@@ -179,14 +191,18 @@ class Processor:
     def _leave_nested(self, nested: Nested, causes: Causes = NO_CAUSE) -> Told:
         """Leave for the guest hypervisor, by a debug exception if there are causes.
 
-        VMX leaves DR6 and DR7 alone and names the causes; SVM delivers to the registers first.
+        VMX leaves DR6 and DR7 alone, names the causes and takes DEBUGCTL away; SVM delivers to the
+        registers first.
         """
         if causes.certain and not self.is_vmx:
             self.dr.note(causes)
         six = self.registers()
-        dr6 = causes.certain | causes.possible if self.is_vmx else six.dr6
-        undefined = causes.possible if self.is_vmx else six.undefined_dr6
-        dr7 = six.dr7 if nested.saves or not self.is_vmx else nested.dr7
         self.nested = None
         self.dr.set(7, DR7_AT_RESET)
-        return Told(Story.VMEXIT, dr6 | dr7 << 32, undefined)
+        if not self.is_vmx:
+            return Told(Story.VMEXIT, six.dr6 | six.dr7 << 32, six.undefined_dr6)
+        found = (self.debugctl if nested.saves else nested.debugctl).in_vmexit
+        self.debugctl = DebugControl()
+        dr7 = six.dr7 if nested.saves else nested.dr7
+        value = causes.certain | causes.possible | found.bits | dr7 << 32
+        return Told(Story.VMEXIT, value, causes.possible | found.unknown)

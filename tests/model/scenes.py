@@ -109,10 +109,10 @@ def exception(writer: Writer, vcpu: int) -> None:
 def exit_once(writer: Writer, vcpu: int) -> None:
     """Execute an instruction that exits, or take an interrupt."""
     writer.run(vcpu)
-    marks = writer.below(4) << 6 if writer.mix.class_override and writer.chance(20) else 0
+    marks = writer.class_marks()
     kind = writer.pick(*sorted(EXITS))
     if kind == EventKind.WRMSR:
-        msr = writer.pick(0x6E0, 0x830, 0x1D9)
+        msr = writer.pick(0x6E0, 0x830, 0x1A0)
         writer.add(kind, vcpu, selector=msr, value=writer.below(1 << 16), marks=marks)
     elif kind in (EventKind.IN, EventKind.OUT):
         writer.add(kind, vcpu, writer.pick(1, 2, 4), selector=writer.pick(0x3F8, 0xCF8), marks=marks)
@@ -133,6 +133,17 @@ def debug_extensions(writer: Writer, vcpu: int) -> None:
     writer.run(vcpu)
     marks = Mark.VALUE_UNKNOWN if writer.chance(15) else 0
     writer.add(EventKind.MOV_TO_CR, vcpu, 4, 0x3506F0 & ~0x8 | has_de << 3, marks=marks)
+
+
+def debug_control(writer: Writer, vcpu: int) -> None:
+    """Write DEBUGCTL and read it again, with or without something between."""
+    writer.run(vcpu)
+    if writer.chance(70):
+        writer.write_debugctl(vcpu)
+    if writer.mix.exits and writer.chance(30):
+        exit_once(writer, vcpu)
+    if writer.chance(70):
+        writer.read_debugctl(vcpu)
 
 
 def outside(writer: Writer, vcpu: int) -> None:

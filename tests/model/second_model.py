@@ -6,7 +6,8 @@ shares no code, mask or table with it: only the numbers of the contract's events
 different stories, one is wrong.
 
 Each vCPU is a ``Guest`` with a processor of its own and no hypervisor. An event goes in, and what the
-guest sees of it comes out: a story, its value, and which bits of a DR6 in that value are undefined.
+guest sees of it comes out: a story, its value, and which bits of a DR6 or DEBUGCTL in that value are
+undefined.
 
 What is decided here, where neither a manual nor the rules say it:
 
@@ -37,6 +38,8 @@ What is decided here, where neither a manual nor the rules say it:
   whatever leaves the nested guest. VMX names no cause where no exception left it.
 - The DR7 that L1 finds where VMX does not save it is what it staged, with the fixed bits of DR7.
 - INS and OUTS touch their ports whatever the number of iterations.
+- An INIT leaves DEBUGCTL as a nested guest had it. A write of an unknown value leaves it as it is, known or
+  not. A read that a recording carries the value of makes it known; that of a kept bit alone is looked at.
 
 Not modelled: what breakpoints make of the memory that INS, OUTS and MMIO touch, the faults of
 instructions other than MOV DR, BT, and bus locks.

@@ -33,6 +33,7 @@ def _scenes(mix: Mix) -> list[Callable[[Writer, int], None]]:
         (0 if mix.computed else 6, scenes.exception),
         (8 if mix.exits else 0, scenes.exit_once),
         (3 if mix.debug_extensions else 0, scenes.debug_extensions),
+        (4 if mix.debug_control else 0, scenes.debug_control),
         (3 if mix.outside else 0, scenes.outside),
         (2 if mix.host else 0, scenes.host_breakpoints),
         (3 if mix.scheduling else 0, scenes.schedule),
@@ -56,13 +57,17 @@ def _first_rows(seed: int, events: int, mix: Mix) -> list[Row]:
 
 
 def _with_recorded_values(rows: list[Row], mix: Mix) -> list[Row]:
-    """Return ``rows`` with recorded values: what the second model reads, off by the error drafted there."""
+    """Return ``rows`` with recorded values: what the second model reads, off by the error drafted there.
+
+    Where nothing has told the value before, the draft is the value.
+    """
     model = SecondModel(mix.vcpus, rtm=mix.rtm, bus_lock=mix.bus_lock, computed=mix.computed)
     filled = []
     for row in rows:
         told = model.take(row.event)
         is_recorded = row.marks & Mark.VALUE_EXPECTED and told.story == Story.READ
-        filled.append(row._replace(value=row.value ^ told.value) if is_recorded else row)
+        known = told.value & ~told.undefined_dr6
+        filled.append(row._replace(value=row.value ^ known) if is_recorded else row)
     return filled
 
 

@@ -22,7 +22,7 @@ from .streams import Mix, mixes, random_stream, streams
 from .vocabulary import PORT_ACCESSES
 
 PLAIN: Final = Mix()
-RECORDED: Final = Mix(computed=False)
+RECORDED: Final = Mix(computed=False, debug_control=True)
 EVERYTHING: Final = Mix.everything()
 MIXES: Final = {"plain": PLAIN, "recorded": RECORDED, "everything": EVERYTHING}
 OWN: Final = frozenset({Story.REGISTERS, Story.BP, Story.VMEXIT})  # stories of the groups off by default
@@ -180,7 +180,7 @@ def test_a_group_that_is_off_leaves_no_trace() -> None:
     for base in (PLAIN, EVERYTHING):
         mix = replace(base, handlers=False, retired=False, class_override=False, debug_extensions=False)
         mix = replace(mix, user_mode=False, operand_32=False, resume_flag=False, steps=False, mov_ss=False)
-        mix = replace(mix, not_retired=False)
+        mix = replace(mix, not_retired=False, debug_control=False)
         for seed in range(10):
             events = events_of(random_stream(seed, 200, mix))
             assert not any(event.marks or event.modes for event in events)

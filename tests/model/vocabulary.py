@@ -44,7 +44,7 @@ class Registers(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What the guest saw: a story, its value, and the undefined bits of the DR6 in that value."""
+    """What the guest saw: a story, its value, and the undefined bits of a DR6 or DEBUGCTL in that value."""
 
     story: int = Story.NOTHING
     value: int = 0

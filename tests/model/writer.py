@@ -6,6 +6,7 @@ import numpy as np
 
 from exitlab.events import EventKind, Mark, Mode
 
+from . import debug_control
 from .gate import Gate, Row
 from .mix import Mix
 
@@ -123,6 +124,26 @@ class Writer:
         if self.mix.high_bits and self.chance(8):
             value |= self.pick(1 << 32, 1 << 63, 0xFFFF_FFFF << 32)
         return value
+
+    def debugctl(self) -> int:
+        """Return a value for DEBUGCTL, now and then with bits that are not kept."""
+        return self.below(1 << 16) if self.chance(25) else self.below(4)
+
+    def write_debugctl(self, vcpu: int, modes: int = 0) -> None:
+        """Append a WRMSR of DEBUGCTL."""
+        marks = self.class_marks() | (Mark.VALUE_UNKNOWN if self.chance(10) else 0)
+        self.add(EventKind.WRMSR, vcpu, 0, self.debugctl(), debug_control.NUMBER, modes, marks)
+
+    def read_debugctl(self, vcpu: int) -> None:
+        """Append a RDMSR of DEBUGCTL, where recorded with the error of its value."""
+        is_recorded = not self.mix.computed and self.chance(60)
+        error = self.pick(1, 2, 1 << 14) if is_recorded and self.chance(12) else 0
+        marks = self.class_marks() | (Mark.VALUE_EXPECTED if is_recorded else 0)
+        self.add(EventKind.RDMSR, vcpu, 0, error, debug_control.NUMBER, 0, marks)
+
+    def class_marks(self) -> int:
+        """Return mark bits that override the class of an exit, or none."""
+        return self.below(4) << 6 if self.mix.class_override and self.chance(20) else 0
 
     def cpl(self) -> int:
         """Return mode bits: CPL 0, or 3 where users may come."""

@@ -52,7 +52,7 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_KIND_OUTS: _EventKind.ValueType  # 12
     """OUTS, a whole REP as one event; arg = width in bytes, selector = port, value = iterations."""
     EVENT_KIND_RDMSR: _EventKind.ValueType  # 13
-    """RDMSR; selector = MSR, value = the result."""
+    """RDMSR; selector = MSR, value = the result. Of IA32_DEBUGCTL (0x1D9) it shows what the guest has there."""
     EVENT_KIND_WRMSR: _EventKind.ValueType  # 14
     """WRMSR; selector = MSR, value = the operand."""
     EVENT_KIND_RDTSC: _EventKind.ValueType  # 15
@@ -123,7 +123,8 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """A recorded exit; selector = its reason in the numbering of the session's leading vendor."""
     EVENT_KIND_VMRUN: _EventKind.ValueType  # 45
     """A nested guest is entered; value = controls of the guest hypervisor (1 it intercepts MOV DR, 2 debug
-    controls loaded, 4 saved, 8 it intercepts #DB), staged slots 5 and 4 = the nested guest's DR7 and DR6.
+    controls loaded, 4 saved, 8 it intercepts #DB), staged slots 5, 4 and 0 = the nested guest's DR7, DR6
+    and, on VMX, IA32_DEBUGCTL.
     """
     EVENT_KIND_VMEXIT_TO_L1: _EventKind.ValueType  # 46
     """A nested guest is left for the guest hypervisor; selector = reason."""
@@ -190,7 +191,7 @@ EVENT_KIND_INS: EventKind.ValueType  # 11
 EVENT_KIND_OUTS: EventKind.ValueType  # 12
 """OUTS, a whole REP as one event; arg = width in bytes, selector = port, value = iterations."""
 EVENT_KIND_RDMSR: EventKind.ValueType  # 13
-"""RDMSR; selector = MSR, value = the result."""
+"""RDMSR; selector = MSR, value = the result. Of IA32_DEBUGCTL (0x1D9) it shows what the guest has there."""
 EVENT_KIND_WRMSR: EventKind.ValueType  # 14
 """WRMSR; selector = MSR, value = the operand."""
 EVENT_KIND_RDTSC: EventKind.ValueType  # 15
@@ -261,7 +262,8 @@ EVENT_KIND_EXIT: EventKind.ValueType  # 44
 """A recorded exit; selector = its reason in the numbering of the session's leading vendor."""
 EVENT_KIND_VMRUN: EventKind.ValueType  # 45
 """A nested guest is entered; value = controls of the guest hypervisor (1 it intercepts MOV DR, 2 debug
-controls loaded, 4 saved, 8 it intercepts #DB), staged slots 5 and 4 = the nested guest's DR7 and DR6.
+controls loaded, 4 saved, 8 it intercepts #DB), staged slots 5, 4 and 0 = the nested guest's DR7, DR6
+and, on VMX, IA32_DEBUGCTL.
 """
 EVENT_KIND_VMEXIT_TO_L1: EventKind.ValueType  # 46
 """A nested guest is left for the guest hypervisor; selector = reason."""

@@ -82,7 +82,8 @@ class _StoryEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     """A breakpoint exception (vector 3) after the instruction; story value as for DB_FAULT."""
     STORY_VMEXIT: _Story.ValueType  # 10
     """A nested guest was left for its hypervisor; the story value is the nested guest's DR7 that L1 finds
-    in bits 32-63, and the cause of a debug exception (SVM: DR6) in bits 0-31.
+    in bits 32-63, and in bits 0-31 the cause of a debug exception with the IA32_DEBUGCTL that L1 finds in
+    bits 24-25 (SVM: DR6).
     """
 
 class Story(_Story, metaclass=_StoryEnumTypeWrapper):
@@ -112,7 +113,8 @@ STORY_BP: Story.ValueType  # 9
 """A breakpoint exception (vector 3) after the instruction; story value as for DB_FAULT."""
 STORY_VMEXIT: Story.ValueType  # 10
 """A nested guest was left for its hypervisor; the story value is the nested guest's DR7 that L1 finds
-in bits 32-63, and the cause of a debug exception (SVM: DR6) in bits 0-31.
+in bits 32-63, and in bits 0-31 the cause of a debug exception with the IA32_DEBUGCTL that L1 finds in
+bits 24-25 (SVM: DR6).
 """
 global___Story = Story
 

@@ -220,7 +220,7 @@ class MomentTable(google.protobuf.message.Message):
     def inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the inputs that this moment's rows depend on, slowest first; an input of this contract
         version is one of: memory, breakpoints_enabled, debugger, host_breakpoints, shadow_enables,
-        shadow_has_gd, moved, field_dr7_at_reset, check, is_write, register_class, would_enable, control.
+        shadow_has_gd, moved, debug_controls_at_reset, check, is_write, register_class, would_enable, control.
         """
 
     @property

@@ -215,7 +215,7 @@ class ReferenceReport(google.protobuf.message.Message):
     vendor: exitlab.v1.policy_pb2.Vendor.ValueType
     """The vendor."""
     recorded_reads: builtins.int
-    """MOV from DR events that carried a recorded value."""
+    """MOV from DR events, and reads of IA32_DEBUGCTL, that carried a recorded value."""
     disagreements: builtins.int
     """How many of them read something else here."""
     agreements_without_payloads: builtins.int
