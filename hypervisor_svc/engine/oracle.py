@@ -1856,6 +1856,8 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     difference = (seen ^ true_value) & ~undefined
                     vcpu[v, DECLARED_DR6] |= difference & LOW_32
                     vcpu[v, DECLARED_DR7] |= difference >> _32
+                    kept_dr6 = difference & LOW_32  # a trap comes after the write of its own event
+                    kept_gd |= difference >> _32
                     vcpu[v, DECLARED_RULE] = rule
                 if (story == _STORY_VMEXIT) != (true_story == _STORY_VMEXIT):
                     # The stream goes on where the architecture is: the lane is brought there.

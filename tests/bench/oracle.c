@@ -1753,6 +1753,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     difference = (seen ^ true_value) & ~undefined;
                     vcpu[v][DECLARED_DR6] |= difference & LOW_32;
                     vcpu[v][DECLARED_DR7] |= difference >> 32;
+                    kept_dr6 = difference & LOW_32; /* a trap comes after the write of its own event */
+                    kept_gd |= difference >> 32;
                     vcpu[v][DECLARED_RULE] = rule;
                 }
                 if ((story == K_STORY_VMEXIT) != (true_story == K_STORY_VMEXIT)) {
