@@ -16,8 +16,13 @@ _NOT_THERE: Final = frozenset(
 _BUGS: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 
 
-def first_error(error: grpc.RpcError, address: str) -> GuestError:
-    """Return what it means that a call before any event failed: a hypervisor that is not there shows here."""
+def first_error(error: grpc.RpcError, address: str, *, has_begun: bool = False) -> GuestError:
+    """Return what it means that a call before a session's events failed.
+
+    A hypervisor that is not there shows here; if a session ``has_begun`` before, it was there and is gone.
+    """
+    if has_begun:
+        return guest_error(error, f"the hypervisor at {address} does not go on")
     status, message = _status(error)
     if status in _NOT_THERE:
         return NotConnected(f"no hypervisor answers at {address}: {message}")

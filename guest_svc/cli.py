@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_policies(conform, ("correct",))
     conform.add_argument("--vendor", choices=("vmx", "svm"), help="one vendor only (default both)")
+    conform.add_argument(
+        "--detail", action="store_true", help="also print each vector's bill, and every failure whole"
+    )
     _add_hypervisor(conform)
     _add_output(conform)
     return parser
@@ -224,7 +227,7 @@ def _conform(options: argparse.Namespace) -> int:
         find_address = _start_hypervisor(options, stack)
         from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
 
-        from guest_svc import conform, results, vectors  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc import conform, render_conform, results, vectors  # noqa: PLC0415  (imports numpy and grpc)
 
         paths = [Path(path) for path in options.vectors] or vectors.SHIPPED
         chosen = [vector for path in paths for vector in vectors.read_vectors(path)]
@@ -232,12 +235,11 @@ def _conform(options: argparse.Namespace) -> int:
         vendors = [
             results.vendor_number(name) for name in ([options.vendor] if options.vendor else ("vmx", "svm"))
         ]
-        lanes = conform.choose_lanes(
-            hypervisor.policies(), options.policy or options.default_policies, vendors
-        )
-        outcome = conform.run_vectors(hypervisor, chosen, lanes)
-        document = outcome.document()
-        write_output(conform.formatted(document, options.output, len(lanes)))
+        summaries = hypervisor.policies()
+        conform.check_named_policies(chosen, summaries)
+        lanes = conform.choose_lanes(summaries, options.policy or options.default_policies, vendors)
+        document = conform.run_vectors(hypervisor, chosen, lanes).document()
+        write_output(render_conform.formatted(document, options.output, has_detail=options.detail))
     return CHECK_FAILED if document["failed"] else 0
 
 

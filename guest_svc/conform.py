@@ -7,13 +7,10 @@ the vector does from outside: a debugger, registers, a nested guest. Vectors tha
 does not have are *out*, by name and reason.
 """
 
-import csv
-import io
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
@@ -21,12 +18,16 @@ from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, check_report, vend
 from guest_svc.run import session_label
 from guest_svc.stream import EventStream, Hypervisor
 from guest_svc.vectors import Registers, Vector
-from guest_svc.vectors.judge import Case, judge, seen_by_guest, undefined_bits
+from guest_svc.vectors.fields import Fields
+from guest_svc.vectors.judge import RESULTS, Case, judge, seen_by_guest, undefined_bits
 from guest_svc.vectors.layout import Layout
 from guest_svc.vectors.program import conversation
 from guest_svc.vectors.rows import COLUMNS, Answer, Row, columns_of
+from guest_svc.workloads.base import near_matches
 
+SCHEMA: Final = "exitlab.conform/1"
 LaneChoice = tuple[str, policy_pb2.Vendor.ValueType]
+_COUNT_NAMES: Final = {"known_bug": "known_bugs"}
 
 
 @dataclass(slots=True)
@@ -34,7 +35,9 @@ class Outcome:
     """What a run of vectors found."""
 
     cases: list[Case] = field(default_factory=list)
-    out: dict[str, str] = field(default_factory=dict)  # the reason by name
+    out: list[Vector] = field(default_factory=list)  # those that are not run
+    vectors: int = 0  # that ran under at least one lane
+    lanes: int = 0
 
     @property
     def failures(self) -> list[Case]:
@@ -43,78 +46,37 @@ class Outcome:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object of ``conform``."""
-        refused = sum(case.is_refused for case in self.cases)
-        passed = sum(case.is_ok and not case.is_refused for case in self.cases)
-        failed = len(self.failures)
+        counts = Counter(case.result for case in self.cases)
         return {
-            "passed": passed,
-            "failed": failed,
-            "declared": len(self.cases) - passed - failed - refused,
-            "refused": refused,
+            "schema": SCHEMA,
+            "vectors": self.vectors,
+            "lanes": self.lanes,
+            **{_COUNT_NAMES.get(result, result): counts[result] for result in RESULTS},
             "out": len(self.out),
-            "out_ids": list(self.out),
-            "out_reasons": self.out,
+            "out_ids": [vector.name for vector in self.out],
+            "out_rows": [
+                {"file": vector.file, "id": vector.name, "reason": vector.out} for vector in self.out
+            ],
             "cases": [
                 {
+                    "file": case.file,
                     "id": case.name,
                     "policy": case.policy,
                     "vendor": case.vendor,
+                    "claims_correct": case.claims_correct,
+                    "result": case.result,
                     "ok": case.is_ok,
                     "declared": case.declared,
                     "refused": case.is_refused,
                     "expected": case.expected,
                     "got": case.got,
                     "note": case.note,
+                    "bill": case.bill,
+                    "debug_exits": case.debug_exits,
                 }
                 for case in self.cases
             ],
         }
-
-
-def formatted(document: Mapping[str, Any], output: str, lanes: int) -> str:
-    """Return what a run of vectors under ``lanes`` lanes found, as text, json or csv."""
-    if output == "json":
-        return json.dumps(document, indent=2) + "\n"
-    return conform_csv(document) if output == "csv" else conform_text(document, lanes)
-
-
-def conform_text(document: Mapping[str, Any], lanes: int) -> str:
-    """Return what a run of vectors found: counts, then expected and got of each failure."""
-    counts = ", ".join(f"{document[name]:,} {name}" for name in ("passed", "failed", "declared", "refused"))
-    ran = len({case["id"] for case in document["cases"]})
-    lines = [f"{ran:,} vectors under {lanes} lanes: {counts}"]
-    rules = Counter((case["policy"], case["declared"]) for case in document["cases"] if case["declared"])
-    lines += [f"  {policy} declares {rule}: {count}" for (policy, rule), count in sorted(rules.items())]
-    refusing = Counter(case["policy"] for case in document["cases"] if case["refused"])
-    lines += [f"  {policy} refuses what the host does: {count}" for policy, count in sorted(refusing.items())]
-    if document["out"]:
-        lines.append(f"{document['out']:,} vectors are out, because they need what is not modelled:")
-        lines += [f"  {name}: {reason}" for name, reason in document["out_reasons"].items()]
-    for case in document["cases"]:
-        if not (case["ok"] or case["declared"] or case["refused"]):
-            lines += _failure(case)
-    return "\n".join(lines) + "\n"
-
-
-def _failure(case: Mapping[str, Any]) -> list[str]:
-    lines = [f"FAILED {case['id']} under {case['policy']} on {case['vendor']}"]
-    for name, expected in case["expected"].items():
-        if case["got"][name] != expected:
-            lines.append(f"  {name}: expected {json.dumps(expected)}")
-            lines.append(f"  {' ' * len(name)}       got {json.dumps(case['got'][name])}")
-    return lines + ([f"  {case['note']}"] if case["note"] else [])
-
-
-def conform_csv(document: Mapping[str, Any]) -> str:
-    """Return a row for each vector and lane."""
-    out = io.StringIO()
-    names = ("id", "policy", "vendor", "ok", "declared", "refused")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    for case in document["cases"]:
-        told = (int(case["ok"]), case["declared"] or "", int(case["refused"]))
-        writer.writerow((case["id"], case["policy"], case["vendor"], *told))
-    return out.getvalue()
 
 
 def choose_lanes(
@@ -125,7 +87,7 @@ def choose_lanes(
     """Return a lane for each policy on each of ``vendors`` that it exists on.
 
     Raises:
-        BadInput: No lane is left.
+        BadInput: No lane is left, or a policy that is asked for by its name has none.
 
     """
     existing = {summary.name: summary.vendors for summary in summaries}
@@ -133,6 +95,9 @@ def choose_lanes(
         EVERY_POLICY: existing,
         CORRECT_POLICIES: {summary.name: summary.correct_vendors for summary in summaries},
     }
+    for name in (name for name in policies if name in existing):
+        if not set(existing[name]) & set(vendors):
+            raise BadInput(f"policy {name!r} exists on {', '.join(map(vendor_name, existing[name]))} only")
     # A name that the hypervisor does not have goes to it all the same: it knows the near matches.
     lanes = dict.fromkeys(
         (name, vendor)
@@ -146,19 +111,42 @@ def choose_lanes(
     return list(lanes)
 
 
+def check_named_policies(
+    vectors: Iterable[Vector], summaries: Iterable[hypervisor_pb2.PolicySummary]
+) -> None:
+    """Refuse vectors that say something of a lane which nobody has: it would never be checked.
+
+    Raises:
+        BadInput: A policy does not exist, or not on the vendor that it is named for.
+
+    """
+    existing = {summary.name: [vendor_name(vendor) for vendor in summary.vendors] for summary in summaries}
+    for vector in vectors:
+        for named in vector.named_lanes:
+            there, vendor = existing.get(named.policy), named.vendor or vector.vendor
+            if there is None:
+                said = f"no policy {named.policy!r}; {near_matches(named.policy, existing)}"
+            elif vendor is not None and vendor not in there:
+                said = f"policy {named.policy!r} exists on {', '.join(there)} only"
+            else:
+                continue
+            raise Fields(vector.path, vector.row, vector.name).bad(named.field, said)
+
+
 def run_vectors(hypervisor: Hypervisor, vectors: Iterable[Vector], lanes: Sequence[LaneChoice]) -> Outcome:
     """Run vectors, each as a session of its own over one connection.
 
     Where a vector starts with registers set from outside, the guests of policies that refuse this write
     them themselves, in a second session.
     """
-    outcome = Outcome()
+    outcome = Outcome(lanes=len(lanes))
     tables = PolicyTables(hypervisor)
     for vector in vectors:
         if vector.out is not None:
-            outcome.out[vector.name] = vector.out
+            outcome.out.append(vector)
             continue
         chosen = [choice for choice in lanes if vector.vendor in (None, vendor_name(choice[1]))]
+        outcome.vectors += bool(chosen)
         writing = [lane for lane in chosen if vector.init and tables.of(lane).refuses_set_debugregs]
         for is_written_by_guest, session in ((False, chosen), (True, writing)):
             run = [lane for lane in session if is_written_by_guest or lane not in writing]

@@ -5,6 +5,8 @@ ends, the child sees the end of the pipe and goes too. Nothing heavy is imported
 starts first and loads its compiler while the guest loads numpy and grpc.
 """
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -15,15 +17,18 @@ import tempfile
 import threading
 from collections import deque
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
-from guest_svc.errors import NotConnected
+from exitlab.command_line import tell
+from guest_svc.errors import CouldNotFinish, NotConnected
 from guest_svc.progress import notice
 
 _LISTENING = "listening on"
 _LONGEST_SOCKET_PATH = 90  # sun_path holds 108 bytes on Linux, 104 on the BSDs
 _COMPILING = "compiling the engine"
 _STOP_SECONDS = 5.0
+_UNSAID = frozenset({"event", "level", "timestamp", "peer", "session"})  # of a line of the log
+_SHOWN_LINES = 8  # of a log's end: the innermost frames and the error
 
 
 class EmbeddedHypervisor:
@@ -39,7 +44,7 @@ class EmbeddedHypervisor:
             listen = f"unix:{self._folder}/h"
         self._listen = listen
         self._address: str | None = None
-        self._last_lines: deque[str] = deque(maxlen=20)
+        self._last_lines: deque[str] = deque(maxlen=_SHOWN_LINES)
         self._drainer: threading.Thread | None = None
         try:
             self._process = subprocess.Popen(
@@ -82,6 +87,7 @@ class EmbeddedHypervisor:
                 continue
             self._last_lines.append(line.rstrip())
             if _LISTENING in line:
+                self._last_lines.clear()
                 self._drainer = threading.Thread(target=self._drain, args=(lines,), daemon=True)
                 self._drainer.start()
                 return listening_address(line, self._listen)
@@ -92,9 +98,16 @@ class EmbeddedHypervisor:
         raise NotConnected(f"the embedded hypervisor ended with status {status} before it listened{said}")
 
     def _drain(self, lines: IO[str]) -> None:
-        """Read the hypervisor's log so that its pipe never fills."""
+        """Read the hypervisor's log so that its pipe never fills: pass on warnings, keep errors."""
         for line in lines:
-            self._last_lines.append(line.rstrip())
+            record = _log_record(line)
+            if record is None:  # no line of its log: what else it says is that it breaks down
+                self._last_lines.append(line.rstrip())
+            elif record["level"] == "warning":
+                tell("guest-svc", f"the hypervisor warns: {_words(record)}")
+            elif record["level"] in {"error", "critical"}:
+                trace = str(record.pop("exception", "")).splitlines()
+                self._last_lines.extend([_words(record), *trace[1 - _SHOWN_LINES :]])
 
     def __enter__(self) -> Self:
         """Return the hypervisor."""
@@ -115,6 +128,15 @@ class EmbeddedHypervisor:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._remove_folder()
+        # Nobody else can look into this log.
+        if (
+            isinstance(error, CouldNotFinish | NotConnected)
+            and self._drainer is not None
+            and self._last_lines
+        ):
+            tell("guest-svc", "the hypervisor's log ends with:")
+            with contextlib.suppress(OSError):  # nobody reads it, which changes nothing
+                print(*(f"  {line}" for line in self._last_lines), sep="\n", file=sys.stderr)
 
     def _remove_folder(self) -> None:
         if self._folder is not None:
@@ -131,11 +153,26 @@ def listening_address(line: str, asked: str) -> str:
     return found.group()
 
 
+def _log_record(line: str) -> dict[str, Any] | None:
+    """Return a line of the hypervisor's log; None if it is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "level" in record else None
+
+
+def _words(record: dict[str, Any]) -> str:
+    """Return a line of the log for whoever knows when it came, and from whose session."""
+    rest = {key: value for key, value in record.items() if key not in _UNSAID}
+    return ", ".join([str(record.get("event", "")), *(f"{key}: {value}" for key, value in rest.items())])
+
+
 def _command(listen: str, pipe: int, folder: str | None) -> list[str]:
     program = [sys.executable, "-m", "hypervisor_svc", "serve"]
     # The folder is ours to remove, and the child's if we are killed.
     own_folder = [] if folder is None else ["--own-folder", folder]
-    return [*program, "--listen", listen, "--parent-pipe", str(pipe), *own_folder]
+    return [*program, "--listen", listen, "--log-format", "json", "--parent-pipe", str(pipe), *own_folder]
 
 
 def _short_folder() -> str:

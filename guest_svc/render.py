@@ -23,7 +23,7 @@ _KEY: Final = (
     "others: all other exits, of #DB too; overhead and its parts: shares of all cycles; sync opens and "
     "closes windows, standing is all other upkeep. Policies that claim to be correct and were come first."
 )
-_LINE_CHARACTERS: Final = 100
+LINE_CHARACTERS: Final = 100
 _LATENCY_FIELDS: Final = ("count", "min", "mean", "p50", "p90", "p99", "p999", "max")
 
 
@@ -74,7 +74,7 @@ def key(document: Document) -> str:
     bounds = {bound["policy"] for bound in _bounds(document).values()}
     against = IGNORE_POLICY if bounds == {IGNORE_POLICY} else "the cheapest shown"
     loss = f"loss: of throughput against {against}; " if bounds else ""
-    return textwrap.fill(_KEY.format(loss=loss), _LINE_CHARACTERS)
+    return textwrap.fill(_KEY.format(loss=loss), LINE_CHARACTERS)
 
 
 def lane_table(document: Document) -> str:
@@ -111,7 +111,7 @@ def wrapped(sentence: str, first: str = "") -> str:
     """Return a sentence in lines that fit a terminal, the first one led by ``first``."""
     return textwrap.fill(
         sentence,
-        _LINE_CHARACTERS,
+        LINE_CHARACTERS,
         initial_indent=first,
         subsequent_indent=" " * (len(first) or 2),
         break_long_words=False,
@@ -253,11 +253,10 @@ def _costs(document: Document) -> list[str]:
         trapped = f"{exits:,} of {executed:,} MOV DR exit" if executed else "no MOV DR happens"
         if exits:
             trapped += f" ({lane['rates']['dr_access_per_wall_second']:,.0f} a wall second of a vCPU)"
-        keeping = (
-            f"those exits and the registers' upkeep cost {upkeep:,} cycles"
-            if upkeep
-            else "the registers cost nothing"
-        )
+        keeping = "the registers cost nothing"
+        if upkeep:
+            what = "those exits and the registers' upkeep cost" if exits else "the registers' upkeep costs"
+            keeping = f"{what} {upkeep:,} cycles"
         sentences.append(f"{_label(document, lane)}: {trapped}; {keeping}; {_throughput(lane, bounds)}.")
     return sentences
 

@@ -44,21 +44,34 @@ def open_source(choice: SourceChoice) -> "Workload":
     if choice.cycles_per_instruction is not None:
         if not found.is_recorded:
             raise BadInput(f"{choice.source}: --cpi is for recorded traces; this one has cycles of its own")
+        if CYCLES_PER_INSTRUCTION in parameters:
+            raise BadInput(
+                f"--cpi {choice.cycles_per_instruction}: -p {CYCLES_PER_INSTRUCTION}="
+                f"{parameters[CYCLES_PER_INSTRUCTION]} is given too; say it once"
+            )
         parameters[CYCLES_PER_INSTRUCTION] = choice.cycles_per_instruction
-    return found.make(parameters, choice.seed, choice.events)
+    made = found.make(parameters, choice.seed, choice.events)
+    if not made.total_events:
+        skipped = ", ".join(f"{count:,} {kind}" for kind, count in made.skipped.items())
+        raise BadInput(f"{choice.source}: none of its {made.records:,} records is an event: {skipped}")
+    return made
 
 
 def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
+    """Return what a source stands for: a name of ours is that, whatever files there are beside it."""
     # numpy is imported here, while an embedded hypervisor is already starting.
-    if _is_path(source):
+    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
+
+    names = workload_names()
+    shipped = f"capture:{source}"
+    if must_be_recorded and shipped in names:
+        return find_workload(shipped)
+    if source not in names and _is_path(source):
         from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
 
         _check_file(source)
         return CaptureSource(Path(source))
-    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
-
-    shipped = f"capture:{source}"
-    return find_workload(shipped if must_be_recorded and shipped in workload_names() else source)
+    return find_workload(source)
 
 
 def _is_path(source: str) -> bool:

@@ -45,6 +45,7 @@ class Hypervisor:
         self.address = address
         self.channel = grpc.insecure_channel(wire_text(address), _CHANNEL_OPTIONS)
         self._stub = hypervisor_pb2_grpc.HypervisorServiceStub(self.channel)
+        self._has_begun = False  # a session was created, so what fails from then on is cut short
 
     def __enter__(self) -> Self:
         """Return the connection."""
@@ -78,7 +79,9 @@ class Hypervisor:
     def create_session(self, config: hypervisor_pb2.SessionConfig) -> hypervisor_pb2.CreateSessionResponse:
         """Create a session."""
         request = hypervisor_pb2.CreateSessionRequest(request_id=uuid.uuid4().hex, config=config)
-        return self._first_call(lambda: self._stub.CreateSession(request))
+        created = self._first_call(lambda: self._stub.CreateSession(request))
+        self._has_begun = True
+        return created
 
     def finish_session(self, session_id: str, event_count: int, crcs: tuple[int, ...]) -> report_pb2.Report:
         """End a session of ``event_count`` events and return its report."""
@@ -103,11 +106,11 @@ class Hypervisor:
             raise guest_error(error, "the report cannot be priced") from None
 
     def _first_call(self, call: Callable[[], _Answer]) -> _Answer:
-        """Make a call that comes before any event: a hypervisor that is not there shows here."""
+        """Make a call that may come before any event: a hypervisor that is not there shows here."""
         try:
             return call()
         except grpc.RpcError as error:
-            raise first_error(error, self.address) from None
+            raise first_error(error, self.address, has_begun=self._has_begun) from None
 
 
 class EventStream:

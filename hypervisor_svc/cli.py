@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 
-from exitlab.command_line import BAD_INPUT, Parser, ShowVersion, run_command, tell
+from exitlab.command_line import BAD_INPUT, INTERRUPTED, Parser, ShowVersion, run_command, tell
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
@@ -27,9 +27,12 @@ VENDORS = {"vmx": 1, "svm": 2}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser(given).parse_args(given)
-    return run_command("hypervisor-svc", _told, options)
+    try:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        options = _parser(given).parse_args(given)
+        return run_command("hypervisor-svc", _told, options)
+    except KeyboardInterrupt:  # before the command began: the parser imports too
+        return INTERRUPTED
 
 
 def _told(options: argparse.Namespace) -> int:
@@ -207,7 +210,7 @@ def _policies(options: argparse.Namespace) -> int:
     from hypervisor_svc import policies
     from hypervisor_svc.json_text import as_json
 
-    summaries = policies.policy_summaries()
+    summaries = policies.policy_summaries(lambda why: tell("hypervisor-svc", f"left out: {why}"))
     if options.output == "json":
         print(as_json(hypervisor_pb2.ListPoliciesResponse(policies=summaries)))
         return 0
@@ -228,6 +231,8 @@ def _policies(options: argparse.Namespace) -> int:
 
 def _policy(options: argparse.Namespace) -> int:
     from hypervisor_svc import policies, show_output
+    from hypervisor_svc.engine import BadTable
+    from hypervisor_svc.policies.base import PolicyError
 
     try:
         vendor = VENDORS[options.vendor] if options.vendor else policies.policy_vendors(options.name)[0]
@@ -239,7 +244,7 @@ def _policy(options: argparse.Namespace) -> int:
                 known = ", ".join(VENDORS)
                 return _bad_input(f"--diff {options.diff}: no vendor is named {word!r}; there are {known}")
             other = _checked_table(name, VENDORS[word] if has_vendor else vendor)
-    except (LookupError, ValueError) as error:
+    except (policies.UnknownPolicy, policies.NoSuchVendor, PolicyError, BadTable) as error:
         return _bad_input(error)
     print(show_output.shown(table, other, options.output), end="")
     return 0
@@ -249,8 +254,8 @@ def _checked_table(name: str, vendor: int) -> policy_pb2.PolicyTable:
     """Return a policy's table, checked as a session would.
 
     Raises:
-        LookupError: there is no such policy, or not on that vendor.
-        ValueError: the table is refused.
+        UnknownPolicy, NoSuchVendor: there is no such policy, or not on that vendor.
+        PolicyError, BadTable: the policy's class has a mistake.
 
     """
     from exitlab.v1 import policy_pb2

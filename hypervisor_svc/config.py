@@ -7,7 +7,8 @@ from exitlab.events import Column
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2
 from hypervisor_svc.errors import InvalidRequest
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.policies import NoSuchVendor
+from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
+from hypervisor_svc.policies.base import PolicyError
 
 VM_PROFILES: Final = ("kvm-default",)
 MAX_TEXT_CHARACTERS: Final = 256  # of a label, a request id or a policy's name
@@ -113,8 +114,10 @@ def _check_lane(
                 table = resolve_policy(lane.policy_name, lane.vendor, lane.features)
             except NoSuchVendor as error:
                 raise _bad("NO_SUCH_VENDOR", f"{path}.vendor", str(error)) from error
-            except LookupError as error:
+            except UnknownPolicy as error:
                 raise _bad("UNKNOWN_POLICY", f"{path}.policy_name", str(error)) from error
+            except PolicyError as error:
+                raise _bad("BAD_POLICY", f"{path}.policy_name", str(error)) from error
             _check_table(table, f"{path}.policy_name", check_table)
         case "policy_table":
             if lane.policy_table.vendor != lane.vendor:

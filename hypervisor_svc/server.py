@@ -25,7 +25,8 @@ from hypervisor_svc.errors import InvalidRequest, LimitReached, NotFound, OurFau
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
 from hypervisor_svc.parts import Parts
-from hypervisor_svc.policies import NoSuchVendor
+from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
+from hypervisor_svc.policies.base import PolicyError
 from hypervisor_svc.registry import Ending, Registry
 from hypervisor_svc.session import FINISHED, Session
 from hypervisor_svc.stream import RETRY_AFTER_MS, EventStream
@@ -306,8 +307,10 @@ class HypervisorServicer:
             )
         except NoSuchVendor as error:
             raise NotFound("NO_SUCH_VENDOR", str(error), field="vendor") from error
-        except LookupError as error:
+        except UnknownPolicy as error:
             raise NotFound("UNKNOWN_POLICY", str(error), field="name") from error
+        except PolicyError as error:
+            raise InvalidRequest("BAD_POLICY", str(error), field="name") from error
         return hypervisor_pb2.DescribePolicyResponse(table=table)
 
     @answers

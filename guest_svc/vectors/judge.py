@@ -1,7 +1,7 @@
 """What a lane's guest saw of a vector, what the lane cost, and whether both are as expected."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +30,9 @@ _LOW_64: Final = 2**64 - 1
 _OPERATIONS: Final = frozenset({"dr_reads", "dr_writes", "vmreads", "vmwrites"})
 
 
+RESULTS: Final = ("passed", "failed", "declared", "refused", "known_bug")
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One vector under one lane."""
@@ -43,11 +46,25 @@ class Case:
     got: dict[str, Any]
     is_refused: bool = False  # the policy does not take what the vector does from outside
     note: str | None = None
+    file: str = ""
+    claims_correct: bool = True  # the policy's own claim
+    has_known_bug: bool = False  # what is as expected is what ``differs`` says, not the architecture's answer
+    bill: dict[str, int] = field(default_factory=dict)  # exits by reason, then all that a bill may state
+    debug_exits: list[list[Any]] = field(default_factory=list)  # what a host debugger was told, how often
+
+    @property
+    def result(self) -> str:
+        """What came of it: one of ``RESULTS``."""
+        if self.is_refused:
+            return "refused"
+        if self.is_ok:
+            return "known_bug" if self.has_known_bug else "passed"
+        return "failed" if self.declared is None else "declared"
 
     @property
     def has_failed(self) -> bool:
         """Whether the mismatch is one that nobody declared."""
-        return not self.is_ok and self.declared is None and not self.is_refused
+        return self.result == "failed"
 
 
 @dataclass(slots=True)
@@ -110,13 +127,15 @@ def judge(
     lane: LaneName = (found.policy, vendor_name(found.vendor))
     undefined = Undefined(undefined.reads, undefined.raised, _undefined_dr6(report, found))
     expected = _described(vector, vector.expected(lane), layout, undefined)
+    has_known_bug = expected != _described(vector, vector.expect, layout, undefined)
     seen = _described(vector, got, layout, undefined)
     for name in ("reads", "registers", "vcpus"):
         seen[name] = {key: value for key, value in seen[name].items() if key in expected[name]}
         if name != "reads" and not expected[name]:
             del expected[name], seen[name]
     is_same_story = expected == seen
-    counted_expected, counted = _counted(vector, lane, found)
+    bill, told = _bill(found), _debug_exits(found)
+    counted_expected, counted = _counted(vector, lane, bill, told)
     has_diverged = found.verdict == report_pb2.VERDICT_DIVERGED and lane not in vector.differs
     is_as_counted = counted_expected == counted
     declared = None
@@ -132,38 +151,48 @@ def judge(
         got=seen | counted,
         is_refused=found.refused_controls > 0,
         note=found.note or (found.first_divergence.what if has_diverged else None),
+        file=vector.file,
+        claims_correct=found.claims_correct,
+        has_known_bug=has_known_bug,
+        bill=bill,
+        debug_exits=told,
     )
 
 
 def _counted(
-    vector: Vector, lane: LaneName, found: report_pb2.LaneReport
+    vector: Vector, lane: LaneName, whole_bill: Mapping[str, int], told: list[list[Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what is expected of a lane beside its guest's story, and the same of what came."""
     expected: dict[str, Any] = {}
     got: dict[str, Any] = {}
     if (bill := vector.bills.get(lane)) is not None:
         expected["bill"] = {name: count for name, count in bill.items() if count or name in BILL_COUNTS}
-        got["bill"] = _exits(found) | {name: _count(found, name) for name in bill if name in BILL_COUNTS}
+        got["bill"] = {
+            name: count for name, count in whole_bill.items() if name in bill or name not in BILL_COUNTS
+        }
     if (exits := vector.debug_exits.get(lane)) is not None:
         expected["debug_exits"] = [
             [vector_number, hex(dr6), hex(dr7), count]
             for (vector_number, dr6, dr7), count in Counter(exits).items()
         ]
-        got["debug_exits"] = [
-            [told.exception, hex(told.dr6), hex(told.dr7), told.count] for told in found.debug_exits
-        ]
+        got["debug_exits"] = told
     return expected, got
 
 
-def _exits(found: report_pb2.LaneReport) -> dict[str, int]:
-    """Return a lane's exits by the name of the handler, which is the same on both vendors."""
+def _debug_exits(found: report_pb2.LaneReport) -> list[list[Any]]:
+    """Return exception, DR6, DR7 and count of what a host debugger was told, by first occurrence."""
+    return [[told.exception, hex(told.dr6), hex(told.dr7), told.count] for told in found.debug_exits]
+
+
+def _bill(found: report_pb2.LaneReport) -> dict[str, int]:
+    """Return a lane's exits by the name of the handler, the same on both vendors, and its other counts."""
     counts: Counter[str] = Counter()
     for row in found.patterns:
         if row.account == report_pb2.ACCOUNT_EXIT:
             counts[handler_name(found.vendor, row.reason)] += row.count
         elif row.account == report_pb2.ACCOUNT_SIGNAL:
             counts[SIGNAL] += row.count
-    return dict(counts)
+    return dict(sorted(counts.items())) | {name: _count(found, name) for name in BILL_COUNTS}
 
 
 def _count(found: report_pb2.LaneReport, name: str) -> int:

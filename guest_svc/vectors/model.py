@@ -34,6 +34,15 @@ LaneName = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class NamedLanes:
+    """A policy that a field names, and the only vendor that it names it for, if any."""
+
+    field: str
+    policy: str
+    vendor: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Symbol:
     """An address that the layout decides: a step's instruction, or an offset into the data."""
 
@@ -122,6 +131,14 @@ class Vector:
     differs: Mapping[LaneName, Seen] = field(default_factory=dict)
     bills: Mapping[LaneName, Mapping[str, int]] = field(default_factory=dict)
     debug_exits: Mapping[LaneName, tuple[tuple[int, int, int], ...]] = field(default_factory=dict)
+    named_lanes: tuple[NamedLanes, ...] = ()  # by the three fields above
+    path: Path = Path()  # of the file that it is from
+    row: int = 0
+
+    @property
+    def file(self) -> str:
+        """What people call its file: a shipped one by its name alone."""
+        return self.path.name if self.path in SHIPPED else str(self.path)
 
     def expected(self, lane: LaneName) -> Seen:
         """Return what a guest sees under a lane."""

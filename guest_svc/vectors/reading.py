@@ -1,16 +1,27 @@
 """Reading vector files; ``docs/vectors.md`` describes them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from exitlab.exit_reasons import HANDLER_NAMES
 from guest_svc.errors import BadInput
-from guest_svc.vectors.fields import LARGEST_32, Fields, Object
+from guest_svc.vectors.fields import (
+    FOR_PEOPLE,
+    LARGEST_32,
+    MISSING,
+    Fields,
+    Object,
+    RepeatedField,
+    json_object,
+    printable,
+    unknown_field,
+)
 from guest_svc.vectors.model import (
     INSTRUCTIONS,
     LaneName,
+    NamedLanes,
     Operand,
     Raised,
     Registers,
@@ -25,10 +36,17 @@ VENDORS: Final = ("vmx", "svm")
 SIGNAL: Final = "SIGNAL"  # in a bill, a heavy exit that has no reason
 # What a bill may state beside exits.
 BILL_COUNTS: Final = ("windows", "dr_reads", "dr_writes", "vmreads", "vmwrites", "latent_hazards", "leaks")
+ROW_FIELDS: Final = frozenset(
+    {"id", "mode", "cpl", "cr4_de", "rtm", "bus_lock", "init", "on_bd", "cpus", "vendor", "steps", "expect"}
+    | {"differs", "bill", "debug_exits", "out"}
+)
+REGISTER_FIELDS: Final = frozenset({"db", "dr6", "dr7"})
+EXPECT_FIELDS: Final = REGISTER_FIELDS | {"ev", "reads", "registers", "vcpus"}
+_FILE_FIELDS: Final = frozenset({"source", "vectors"})
 _WHERES: Final = ("end", "handler", "insn", "post", "pre")
 _EXCEPTION_FIELDS: Final = 6
 _LARGEST_FILE_BYTES: Final = 1 << 26
-_STEP_DIGITS: Final = 10  # no vector has that many steps; Python refuses to read far longer numbers
+_NUMBER_DIGITS: Final = 10  # no vector has that many steps; Python refuses to read far longer numbers
 _Value = TypeVar("_Value")
 
 
@@ -39,56 +57,77 @@ def read_vectors(path: Path) -> list[Vector]:
         BadInput: It is no vector file; the message names the row and the field.
 
     """
+    rows = _rows(path)
+    vectors: dict[str, Vector] = {}
+    for number, row in enumerate(rows):
+        vector = _Row(path, number, row).vector()
+        if vector.name in vectors:
+            said = f"expected a name of its own, but row {vectors[vector.name].row} has it too"
+            raise Fields(path, number, vector.name).bad("id", said)
+        vectors[vector.name] = vector
+    return list(vectors.values())
+
+
+def _rows(path: Path) -> list[object]:
+    """Return the rows of a file, not yet read."""
+    name = printable(str(path))
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE_BYTES + 1)  # what may be a device has no size to ask for
         if len(data) > _LARGEST_FILE_BYTES:
-            raise BadInput(f"{path}: not a vector file: larger than {_LARGEST_FILE_BYTES:,} bytes")
-        content = json.loads(data.decode())
+            raise BadInput(f"{name}: not a vector file: larger than {_LARGEST_FILE_BYTES:,} bytes")
+        content = json.loads(data.decode(), object_pairs_hook=json_object)
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}") from None
+        raise BadInput(f"{name}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not a vector file: {error}") from None
+        raise BadInput(f"{name}: not a vector file: {error}") from None
     rows = content
     if isinstance(content, dict):
         rows = content.get("vectors")
         if not isinstance(content.get("source"), str):
-            raise BadInput(f"{path}: not a vector file: an object of vectors names its source")
+            raise BadInput(f"{name}: not a vector file: an object of vectors names its source")
+        if isinstance(content, RepeatedField):
+            raise BadInput(f"{name}: field {printable(content.name)}: expected it once, got it twice")
+        unknown = unknown_field(content, _FILE_FIELDS | FOR_PEOPLE)
+        if unknown is not None:
+            raise BadInput(f"{name}: field {printable(unknown)}: no such field; expected source, vectors")
     if not isinstance(rows, list) or not rows:
         raise BadInput(
-            f"{path}: not a vector file: expected a list of vectors, or an object that has one as vectors"
+            f"{name}: not a vector file: expected a list of vectors, or an object that has one as vectors"
         )
-    return [_Row(path, number, row).vector() for number, row in enumerate(rows)]
+    return rows
 
 
 class _Row:
     """One row of a vector file on its way to a Vector."""
 
     def __init__(self, path: Path, number: int, row: object) -> None:
-        self._fields = Fields(path, number)
+        self._path, self._number = path, number
+        self._fields = Fields(path, number, row.get("id") if isinstance(row, dict) else None)
         self._row = self._fields.record(row, "")
-        self._fields.is_named(self._row.get("id"))
         self._are_instructions: list[bool] = []
+        self._named_lanes: list[NamedLanes] = []
         self._vcpus = 1
 
     def vector(self) -> Vector:
         """Return the row as a vector."""
         row, fields = self._row, self._fields
-        name = row.get("id")
-        if not isinstance(name, str):
+        name = row.get("id", MISSING)
+        if not isinstance(name, str) or not name.strip():
             raise fields.bad("id", "expected a name", name)
+        fields.only(row, "", ROW_FIELDS, also=FOR_PEOPLE)
         if "out" in row:
-            return Vector(name, out=fields.text(row["out"], "out"))
-        steps = fields.array(row.get("steps"), "steps")
+            return Vector(name, out=fields.text(row["out"], "out"), path=self._path, row=self._number)
+        steps = fields.array(row.get("steps", MISSING), "steps")
         self._are_instructions = [
             isinstance(step, dict) and step.get("op") in tuple(INSTRUCTIONS) for step in steps
         ]
-        is_real_mode = fields.choice(row.get("mode"), "mode", ("long", "real")) == "real"
+        is_real_mode = fields.choice(row.get("mode", MISSING), "mode", ("long", "real")) == "real"
         cpl = fields.choice(row.get("cpl", 0), "cpl", (0, 3))
         cpus = self._physical_cpus()
         self._vcpus = len(cpus)
         init, vendor = row.get("init"), row.get("vendor")
-        expect = fields.record(row.get("expect"), "expect")
+        expect = fields.record(row.get("expect", MISSING), "expect")
         return Vector(
             name=name,
             is_real_mode=is_real_mode,
@@ -108,6 +147,9 @@ class _Row:
             differs=self._by_lane("differs", lambda value, field: self._differs(expect, value, field)),
             bills=self._by_lane("bill", self._bill),
             debug_exits=self._by_lane("debug_exits", self._debug_exits),
+            named_lanes=tuple(self._named_lanes),
+            path=self._path,
+            row=self._number,
         )
 
     def _physical_cpus(self) -> tuple[int, ...]:
@@ -133,6 +175,10 @@ class _Row:
         policy, slash, vendor = named.partition("/")
         if not policy or (slash and vendor not in VENDORS):
             raise self._fields.bad(field, "expected policies, each with /vmx, /svm or neither", key)
+        only = self._row.get("vendor")
+        if slash and only not in (None, vendor):
+            raise self._fields.bad(field, f"expected lanes of {only}, the row's vendor", named)
+        self._named_lanes.append(NamedLanes(field, policy, vendor if slash else None))
         return [(policy, vendor)] if slash else [(policy, known) for known in VENDORS]
 
     def _differs(self, expect: Object, value: object, field: str) -> Seen:
@@ -160,28 +206,40 @@ class _Row:
 
     def _seen(self, expect: Object, field: str) -> Seen:
         fields = self._fields
+        fields.only(expect, field, EXPECT_FIELDS)
+        steps, vcpus = (len(self._are_instructions) - 1, "step"), (self._vcpus - 1, "vCPU")
         reads: dict[int, int | None] = {}
-        for key, value in fields.record(expect.get("reads", {}), f"{field}.reads").items():
-            place = f"{field}.reads.{key}"
-            reads[self._step_key(key, place)] = None if value is None else fields.number(value, place)
+        for number, value, place in self._numbered(expect, field, "reads", 0, *steps):
+            reads[number] = None if value is None else fields.number(value, place)
         digests: dict[int, Registers | int] = {}
-        for key, value in fields.record(expect.get("registers", {}), f"{field}.registers").items():
-            place = f"{field}.registers.{key}"
-            digests[self._step_key(key, place)] = self._registers(value, place)
+        for number, value, place in self._numbered(expect, field, "registers", 0, *steps):
+            digests[number] = self._registers(value, place)
         others: dict[int, Registers] = {}
-        for key, value in fields.record(expect.get("vcpus", {}), f"{field}.vcpus").items():
-            place = f"{field}.vcpus.{key}"
-            if not key.isdecimal() or not 0 < int(key) < self._vcpus:
-                raise fields.bad(place, f"expected a vCPU, 1 to {self._vcpus - 1}", key)
-            others[int(key)] = self._registers(value, place)
+        for number, value, place in self._numbered(expect, field, "vcpus", 1, *vcpus):
+            others[number] = self._registers(value, place)
         raised = fields.array(expect.get("ev", []), f"{field}.ev")
         return Seen(
             reads=reads,
             raised=tuple(self._raised(event, f"{field}.ev[{k}]") for k, event in enumerate(raised)),
-            registers=self._registers(expect, field),
+            registers=fields.registers(expect, field, self._operand),
             digests=digests,
             others=others,
         )
+
+    def _numbered(
+        self, expect: Object, field: str, name: str, first: int, last: int, what: str
+    ) -> Iterator[tuple[int, Any, str]]:
+        """Yield number, value and place of what ``expect`` says of steps or vCPUs, each once."""
+        found: set[int] = set()
+        for key, value in self._fields.record(expect.get(name, {}), f"{field}.{name}").items():
+            place = f"{field}.{name}.{key}"
+            number = int(key) if key.isdecimal() and len(key) < _NUMBER_DIGITS else -1
+            if not first <= number <= last:
+                raise self._fields.bad(place, f"expected a {what}, {first} to {last}", key)
+            if number in found:
+                raise self._fields.bad(place, f"expected each {what} once", key)
+            found.add(number)
+            yield number, value, place
 
     def _raised(self, value: object, field: str) -> Raised:
         fields = self._fields
@@ -193,6 +251,9 @@ class _Row:
         if len(place) != len(("step", "where")):
             raise fields.bad(f"{field}[3]", "expected [step, where]", place)
         is_exception = event[0] == "exc"
+        for at in () if is_exception else (1, 2):
+            if event[at] is not None:
+                raise fields.bad(f"{field}[{at}]", "expected null, for an exit has none", event[at])
         return Raised(
             kind=event[0],
             vector=fields.number(event[1], f"{field}[1]") if is_exception else None,
@@ -204,11 +265,14 @@ class _Row:
         )
 
     def _registers(self, value: object, field: str) -> Registers:
-        return self._fields.registers(self._fields.record(value, field), field, self._operand)
+        registers = self._fields.record(value, field)
+        self._fields.only(registers, field, REGISTER_FIELDS)
+        return self._fields.registers(registers, field, self._operand)
 
     def _operand(self, value: object, field: str) -> Operand:
         if not isinstance(value, dict):
             return self._fields.number(value, field)
+        value = self._fields.record(value, field)
         if list(value) == ["step"]:
             step = self._step_number(value["step"], f"{field}.step")
             if not self._are_instructions[step]:
@@ -217,9 +281,6 @@ class _Row:
         if list(value) == ["data"]:
             return Symbol("data", self._fields.number(value["data"], f"{field}.data"))
         raise self._fields.bad(field, 'expected a number, {"step": k} or {"data": offset}', value)
-
-    def _step_key(self, key: str, field: str) -> int:
-        return self._step_number(int(key) if key.isdecimal() and len(key) < _STEP_DIGITS else key, field)
 
     def _step_number(self, value: object, field: str) -> int:
         return self._place(value, field, len(self._are_instructions) - 1)

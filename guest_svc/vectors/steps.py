@@ -5,12 +5,32 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from exitlab.events import DebuggerControl, NestedControl
-from guest_svc.vectors.fields import LARGEST_32, Fields, Object
+from guest_svc.vectors.fields import LARGEST_32, MISSING, Fields, Object
 from guest_svc.vectors.model import ALL_OPS, Operand, Registers, Step
 
 LAST_CPU: Final = 15
 _DIAGNOSTIC_PORT: Final = 0x80
 _TIMER_VECTOR: Final = 0x20
+_REGISTER_FIELDS: Final = ("db", "dr6", "dr7")
+COMMON_FIELDS: Final = ("op", "vcpu", "cpl", "class", "pre")
+# What an operation has beside these; one that is not here has nothing.
+OWN_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "mov_to_dr": ("n", "v"),
+    "mov_from_dr": ("n",),
+    **dict.fromkeys(("store", "load", "mov_ss", "pop_ss"), ("off", "size")),
+    **dict.fromkeys(("in", "out"), ("port", "size")),
+    **dict.fromkeys(("intn", "interrupt"), ("vector",)),
+    **dict.fromkeys(("rdmsr", "wrmsr"), ("msr", "v")),
+    "iret": ("tf",),
+    "cr4_de": ("v",),
+    "vmexit_to_l1": ("reason",),
+    "ept_violation": ("v",),
+    "run_on": ("cpu",),
+    "set_debugregs": _REGISTER_FIELDS,
+    "host_debugger": ("control", "db", "dr7"),
+    "host_breakpoints": ("cpu", "db", "dr7"),
+    "vmrun": ("controls", "debugctl", "dr6", "dr7"),
+}
 _CLASSES: Final = {"fast": 1, "light": 2, "heavy": 3}
 _DEBUGGER_NAMES: Final = {control.name.lower(): int(control) for control in DebuggerControl if control.name}
 _NESTED_NAMES: Final = {control.name.lower(): int(control) for control in NestedControl if control.name}
@@ -39,9 +59,10 @@ class _StepReader:
 
     def step(self, base: Step, vcpus: int) -> Step:
         """Return the step."""
-        op = self.row.get("op")
+        op = self.row.get("op", MISSING)
         if not isinstance(op, str) or op not in ALL_OPS:
             raise self.fields.bad(f"{self.field}.op", f"expected one of {', '.join(sorted(ALL_OPS))}", op)
+        self.fields.only(self.row, self.field, (*COMMON_FIELDS, *OWN_FIELDS.get(op, ())), f"field of {op}")
         exit_class = self.row.get("class")
         common = replace(
             base,
@@ -49,7 +70,7 @@ class _StepReader:
             vcpu=self._choice("vcpu", 0, tuple(range(vcpus))),
             cpl=self._choice("cpl", base.cpl, (0, 3)),
             exit_class=0 if exit_class is None else _CLASSES[self._class(exit_class)],
-            has_set_up=bool(self._choice("pre", 1, (0, 1))),
+            has_set_up=self._flag("pre", 1),
         )
         return self._with_own_fields(common)
 
@@ -58,28 +79,28 @@ class _StepReader:
         match step.op:
             case "mov_to_dr" | "mov_from_dr":
                 operand = self._operand("v") if step.op == "mov_to_dr" else 0
-                return replace(step, register=self._choice("n", None, tuple(range(8))), operand=operand)
+                return replace(step, register=self._choice("n", MISSING, tuple(range(8))), operand=operand)
             case "store" | "load":
                 size_bytes = self._choice("size", 4, (1, 2, 4, 8))
-                return replace(step, offset=self._number("off", None), size_bytes=size_bytes)
+                return replace(step, offset=self._number("off"), size_bytes=size_bytes)
             case "mov_ss" | "pop_ss":
-                offset = self._number("off", None) if "off" in self.row else None
+                offset = self._number("off") if "off" in self.row else None
                 return replace(step, offset=offset, size_bytes=self._choice("size", 2, (2, 4, 8)))
             case "in" | "out":
                 port = self._number("port", _DIAGNOSTIC_PORT, 0xFFFF)
                 return replace(step, selector=port, size_bytes=self._choice("size", 1, (1, 2, 4)))
             case "intn" | "interrupt":
-                vector = self._number("vector", None if step.op == "intn" else _TIMER_VECTOR, 0xFF)
+                vector = self._number("vector", MISSING if step.op == "intn" else _TIMER_VECTOR, 0xFF)
                 return replace(step, selector=vector)
             case "rdmsr" | "wrmsr":
-                msr = self._number("msr", None, LARGEST_32)
+                msr = self._number("msr", MISSING, LARGEST_32)
                 return replace(step, selector=msr, operand=self._number("v", 0))
             case "iret" if "tf" in self.row:
-                return replace(step, trap_flag=bool(self._choice("tf", None, (0, 1))))
+                return replace(step, trap_flag=self._flag("tf"))
             case "cr4_de":
-                return replace(step, operand=self._choice("v", None, (0, 1)))
+                return replace(step, operand=int(self._flag("v")))
             case "vmexit_to_l1":
-                return replace(step, selector=self._number("reason", None, LARGEST_32))
+                return replace(step, selector=self._number("reason", MISSING, LARGEST_32))
             case _:
                 return self._with_host_fields(step)
 
@@ -96,7 +117,7 @@ class _StepReader:
             case "ept_violation":
                 return replace(step, operand=self._number("v", 0))
             case "run_on":
-                return replace(step, selector=self._number("cpu", None, LAST_CPU))
+                return replace(step, selector=self._number("cpu", MISSING, LAST_CPU))
             case "vmrun":
                 controls = self._bits("controls", _NESTED_NAMES)
                 debugctl = self._number("debugctl", 0)
@@ -113,14 +134,17 @@ class _StepReader:
         name: str = self.fields.choice(value, f"{self.field}.class", tuple(_CLASSES))
         return name
 
-    def _number(self, name: str, default: int | None, largest: int = 2**64 - 1) -> int:
+    def _flag(self, name: str, default: object = MISSING) -> bool:
+        return self.fields.flag(self.row.get(name, default), f"{self.field}.{name}")
+
+    def _number(self, name: str, default: object = MISSING, largest: int = 2**64 - 1) -> int:
         return self.fields.number(self.row.get(name, default), f"{self.field}.{name}", largest)
 
     def _operand(self, name: str) -> Operand:
-        return self.operand(self.row.get(name), f"{self.field}.{name}")
+        return self.operand(self.row.get(name, MISSING), f"{self.field}.{name}")
 
     def _bits(self, name: str, names: dict[str, int]) -> int:
-        return self.fields.bits(self.row.get(name), f"{self.field}.{name}", names)
+        return self.fields.bits(self.row.get(name, MISSING), f"{self.field}.{name}", names)
 
     def _registers(self) -> Registers:
         return self.fields.registers(self.row, self.field, self.operand)

@@ -4,7 +4,8 @@ One switch is a burst of 13 accesses a few cycles apart (read DR0-3, DR6 and DR7
 write DR0-3 and DR6, turn DR7 on), and between two bursts two other exits: the interrupt that causes
 the next switch and its end-of-interrupt at the local APIC. Each vCPU has tasks of its own and
 switches among them in turn; each task's breakpoints lie at addresses of its own, so that a register
-of the wrong task, vCPU or host shows.
+of the wrong task, vCPU or host shows. With ``fetches`` a task runs into one right after the burst, with
+``late_fetches`` just before the next: after other exits, and wherever its vCPU has been moved by then.
 
 Every vCPU keeps the rate in its own guest time: its n-th switch begins at
 floor(n * clock_hertz / switches_per_guest_second), and the sum of its gaps is that number exactly.
@@ -92,7 +93,8 @@ class ContextSwitch(TiledWorkload):
             "migrate", 0, "switches", "after so many each vCPU moves on to another CPU; 0: no", 0, 10**9
         ),
         Parameter("fetches", False, "0 or 1", "each task then runs through its own breakpoint"),
-        Parameter("handlers", False, "0 or 1", "a hit's handler reads and clears DR6; needs fetches"),
+        Parameter("late_fetches", False, "0 or 1", "it does so after the other exits and any move"),
+        Parameter("handlers", False, "0 or 1", "a hit's handler reads and clears DR6; needs either"),
     )
 
     def __init__(self, values: dict[str, Value], seed: int, events: int | None) -> None:
@@ -131,8 +133,10 @@ class ContextSwitch(TiledWorkload):
                 f"{self.name}: breakpoints={self.number('breakpoints')}: a burst of"
                 f" accesses={self.number('accesses')} writes {written} addresses"
             )
-        if used["handlers"] and not used["fetches"]:
-            raise BadParameter(f"{self.name}: handlers=1 needs fetches=1, or nothing is ever hit")
+        if used["handlers"] and not (used["fetches"] or used["late_fetches"]):
+            raise BadParameter(
+                f"{self.name}: handlers=1 needs fetches=1 or late_fetches=1, or nothing is ever hit"
+            )
         if not self.number("physical_cpus"):
             used["physical_cpus"] = min(self.vcpus + (1 if migrate else 0), MAX_VCPUS)
         self.physical_cpus = self.number("physical_cpus")
@@ -151,7 +155,8 @@ class ContextSwitch(TiledWorkload):
     def _least_cycles(self) -> int:
         interrupts, ends = self._other_exits()
         cycles = ACCESS_GAP_CYCLES * (len(self._operations) + interrupts) + EOI_CYCLES * ends
-        return cycles + (RETURN_CYCLES if self.parameters_used["fetches"] else 0)
+        fetches = sum(bool(self.parameters_used[name]) for name in ("fetches", "late_fetches"))
+        return cycles + RETURN_CYCLES * fetches
 
     def _other_exits(self) -> tuple[int, int]:
         exits = self.number("other_exits")
@@ -181,6 +186,8 @@ class ContextSwitch(TiledWorkload):
         """Return one switch to ``task``; its gaps add up to the fewest cycles of any switch, or less."""
         pattern = Pattern()
         slots = self._breakpoints(vcpu, task)
+        if self.parameters_used["late_fetches"]:  # by the task that is switched from
+            self._run_through(pattern, vcpu, self._breakpoints(vcpu, (task - 1) % self.tasks))
         for operation in self._operations:
             register = 7 if operation in ("off", "on") else int(operation[1])
             if operation.startswith("r"):

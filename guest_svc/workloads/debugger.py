@@ -6,6 +6,10 @@ and clears DR6, the switch to the tracer turns DR7 off. Slots 0 to 2 watch data,
 breakpoint hits after the access (a trap), a code breakpoint before the instruction (a fault): its
 instruction is stepped over while DR7 is off.
 
+With ``fast_exits`` the handler, having cleared DR6, sets the timer's deadline and then reads DR6 again:
+between a write and a read of DR6 lie exits that a hypervisor may handle without leaving its inner
+loop. That is the sequence of CVE-2025-21839; that a handler does so at every stop is an assumption.
+
 The tracer moves the first watchpoint to and fro between two addresses. The child also writes to the
 one that is not watched just now, which must not hit.
 """
@@ -26,6 +30,7 @@ from guest_svc.workloads.breakpoints import (
     Breakpoint,
     dr7_of,
 )
+from guest_svc.workloads.device_io import MSR_TSC_DEADLINE
 from guest_svc.workloads.tiling import (
     Pattern,
     PatternTable,
@@ -49,6 +54,7 @@ SWITCH_CYCLES: Final = 450  # to the write of CR3, or from it to the breakpoints
 RUN_CYCLES: Final = 1_400  # of the child until it is stopped
 ENTRY_CYCLES: Final = 60  # from the exception to the read of DR6
 CLEAR_CYCLES: Final = 15  # from the read to the write of DR6
+DEADLINE_CYCLES: Final = 100  # to a write of the timer's deadline
 LOAD_CYCLES: Final = 30  # between two loads of debug registers
 EOI_CYCLES: Final = 600
 
@@ -65,6 +71,14 @@ class Debugger(TiledWorkload):
         Parameter("code_percent", 25, "%", "of the stops are at the code breakpoint", 0, 100),
         Parameter("stops_per_move", 16, "stops", "after which the tracer moves a watchpoint", 1, 10**9),
         Parameter("stops_per_tick", 200, "stops", "with one timer interrupt and its EOI", 1, 10**9),
+        Parameter(
+            "fast_exits",
+            0,
+            "exits",
+            "of the handler, writes of TSC_DEADLINE, after it has cleared DR6; then it reads DR6 again",
+            0,
+            256,
+        ),
     )
 
     def __init__(self, values: dict[str, Value], seed: int, events: int | None) -> None:
@@ -113,6 +127,16 @@ class Debugger(TiledWorkload):
         pattern.add(kind[hit.condition], length, gap_cycles=RUN_CYCLES // 2, value=hit.address)
         pattern.add(EventKind.MOV_FROM_DR, 6, marks=Mark.IF_FAULT, gap_cycles=ENTRY_CYCLES)
         pattern.add(EventKind.MOV_TO_DR, 6, marks=Mark.IF_FAULT, gap_cycles=CLEAR_CYCLES, value=DR6_RESET)
+        for _ in range(self.number("fast_exits")):
+            pattern.add(
+                EventKind.WRMSR,
+                marks=Mark.IF_FAULT,
+                gap_cycles=DEADLINE_CYCLES,
+                selector=MSR_TSC_DEADLINE,
+                value=RUN_CYCLES,
+            )
+        if self.number("fast_exits"):
+            pattern.add(EventKind.MOV_FROM_DR, 6, marks=Mark.IF_FAULT, gap_cycles=CLEAR_CYCLES)
         # The switch to the tracer.
         pattern.add(EventKind.MOV_TO_DR, 7, gap_cycles=SWITCH_CYCLES, value=DR7_OFF)
         pattern.add(EventKind.MOV_TO_CR, 3, gap_cycles=SWITCH_CYCLES, value=TRACER_CR3)

@@ -80,7 +80,7 @@ def _say_compiling() -> None:
         often = (
             "once for this version" if _IS_KEPT else f"at every start, as {cache_folder()} cannot be written"
         )
-        print(f"compiling the engine, {often} (20 to 40 s)", file=sys.stderr, flush=True)
+        print(f"compiling the engine, {often} (half a minute or more)", file=sys.stderr, flush=True)
     _is_said = True
 
 

@@ -1856,7 +1856,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 is_there_undone = is_there_undone or true_story == _STORY_VMEXIT
                 if story == true_story and is_exception(story):
                     difference = (seen ^ true_value) & ~undefined
-                    kept_dr6 |= difference & LOW_32
+                    kept_dr6 |= difference & LOW_32  # a trap comes after the write of its own event
                     kept_gd |= difference >> _32
                     vcpu[v, DECLARED_DR6] |= kept_dr6
                     vcpu[v, DECLARED_DR7] |= kept_gd

@@ -328,10 +328,14 @@ def _add_remaining_deviations(report: report_pb2.LaneReport, lane: Lane, one: Re
         found = [*vcpu.registers.db, vcpu.registers.dr6, vcpu.registers.dr7]
         differences = [here ^ there for here, there in zip(found, truth, strict=True)]
         differences[ref.DR6] &= ~vcpu.registers.undefined_dr6
-        rule = int(row[records.DECLARED_RULE])
-        if any(differences) and rule and Deviation(rule - 1).name not in named:
-            named.add(Deviation(rule - 1).name)
-            report.declared.add(rule=Deviation(rule - 1).name, events=0, first_event=events)
+        rules = {int(row[records.DECLARED_RULE])} if any(differences) else set()
+        stale = int(row[records.STALE_SLOTS])
+        if any(differences[slot] and stale >> slot & 1 for slot in range(_DB_SLOTS)):
+            rules.add(Deviation.STALE_EFFECTIVE + 1)
+        for name in [Deviation(rule - 1).name for rule in sorted(rules - {0})]:
+            if name not in named:
+                named.add(name)
+                report.declared.add(rule=name, events=0, first_event=events)
 
 
 def make_report(engine: Engine) -> report_pb2.Report:

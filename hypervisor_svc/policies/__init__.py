@@ -10,8 +10,9 @@ from typing import Final, TypeAlias
 
 from exitlab.debugreg import dr6_writable
 from exitlab.v1 import hypervisor_pb2, policy_pb2
+from hypervisor_svc.engine.tables import BadTable, make_table
 from hypervisor_svc.policies.acrn import Acrn
-from hypervisor_svc.policies.base import SVM, VMX, Policy, Vendor, tabulate
+from hypervisor_svc.policies.base import SVM, VMX, Policy, PolicyError, Vendor, tabulate
 from hypervisor_svc.policies.bhyve import Bhyve
 from hypervisor_svc.policies.hardware_switch import HardwareSwitch
 from hypervisor_svc.policies.haxm import Haxm
@@ -87,6 +88,8 @@ def policy_vendors(name: str) -> tuple[Vendor, ...]:
         message = f"no policy is named {name!r}; " + (
             f"near: {', '.join(near)}" if near else f"there are {', '.join(_MAKERS)}"
         )
+        if "," in name:
+            message += "; several are named one by one: --policy A --policy B"
         raise UnknownPolicy(message)
     return _MAKERS[name][0]
 
@@ -94,7 +97,14 @@ def policy_vendors(name: str) -> tuple[Vendor, ...]:
 # A protobuf message can be changed by its holder, so its bytes are kept.
 @cache
 def _table_bytes(name: str, vendor: Vendor, writable: int) -> bytes:
-    return tabulate(_MAKERS[name][1](vendor, writable)).SerializeToString(deterministic=True)
+    try:
+        table = tabulate(_MAKERS[name][1](vendor, writable))
+    except PolicyError:
+        raise
+    except Exception as error:  # whatever another's class raises is told as its own
+        message = f"{name}: the policy cannot be made: {type(error).__name__}: {error}"
+        raise PolicyError(message) from error
+    return table.SerializeToString(deterministic=True)
 
 
 def policy_table(name: str, vendor: Vendor, features: policy_pb2.CpuFeatures) -> policy_pb2.PolicyTable:
@@ -103,6 +113,7 @@ def policy_table(name: str, vendor: Vendor, features: policy_pb2.CpuFeatures) ->
     Raises:
         UnknownPolicy: with the near matches.
         NoSuchVendor: the policy does not exist on that vendor.
+        PolicyError: its class has a mistake.
 
     """
     if vendor not in policy_vendors(name):
@@ -113,11 +124,25 @@ def policy_table(name: str, vendor: Vendor, features: policy_pb2.CpuFeatures) ->
     return policy_pb2.PolicyTable.FromString(_table_bytes(name, vendor, writable))
 
 
-def policy_summaries() -> list[hypervisor_pb2.PolicySummary]:
-    """Return what a list of policies shows."""
+def _log_left_out(message: str) -> None:
+    from hypervisor_svc.logs import log  # noqa: PLC0415  (only a server has a log)
+
+    log.warning("policy left out", why=message)
+
+
+def policy_summaries(
+    warn: Callable[[str], object] = _log_left_out,
+) -> list[hypervisor_pb2.PolicySummary]:
+    """Return what a list of policies shows; one that cannot be run is left out, with a warning."""
     summaries = []
     for name, (vendors, _) in _MAKERS.items():
-        tables = [policy_table(name, vendor, policy_pb2.CpuFeatures()) for vendor in vendors]
+        try:
+            tables = [policy_table(name, vendor, policy_pb2.CpuFeatures()) for vendor in vendors]
+            for table in tables:
+                make_table(table)
+        except (PolicyError, BadTable) as error:
+            warn(str(error))
+            continue
         table = tables[0]
         summaries.append(
             hypervisor_pb2.PolicySummary(

@@ -16,21 +16,34 @@ from exitlab import debugreg
 from exitlab.v1 import policy_pb2
 from hypervisor_svc.engine.profile import ClassRule
 from hypervisor_svc.engine.records import KEEP_MEMORY
+from hypervisor_svc.engine.table_checks import Cell
 from hypervisor_svc.engine.vocabulary import (
     INPUT_SIZES,
     NO_OPERATIONS,
-    SHOWN_INPUTS,
     Action,
     Check,
-    Control,
-    Debugger,
     Deviation,
     Input,
     Moment,
     Operations,
     Quirk,
-    RegisterClass,
 )
+from hypervisor_svc.policies.sees import Asked, Do, PolicyError, Sees, do
+
+__all__ = [
+    "SVM",
+    "VMX",
+    "Declared",
+    "Do",
+    "NoMemory",
+    "Policy",
+    "PolicyError",
+    "Sees",
+    "Vendor",
+    "do",
+    "operation_counts",
+    "tabulate",
+]
 
 VMX: Final = policy_pb2.VENDOR_VMX
 SVM: Final = policy_pb2.VENDOR_SVM
@@ -44,121 +57,12 @@ class NoMemory(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Do:
-    """An answer: micro-actions, and the next memory or None to keep it."""
-
-    actions: frozenset[Action]
-    memory: IntEnum | None = None
-
-
-def do(*actions: Action | Iterable[Action], memory: IntEnum | None = None) -> Do:
-    """Return an answer; groups of actions may be given as iterables. Order does not matter."""
-    flat: set[Action] = set()
-    for action in actions:
-        flat.update((action,) if isinstance(action, Action) else action)
-    return Do(frozenset(flat), memory)
-
-
-@dataclass(frozen=True, slots=True)
 class Declared:
     """A deviation from the architecture that a policy declares."""
 
     rule: Deviation
     text: str
     source: str
-
-
-class PolicyError(ValueError):
-    """A policy that cannot be tabulated; the message names it, the moment and the input."""
-
-
-class _Asked(Exception):  # a question, not an error
-    def __init__(self, wanted: Input) -> None:
-        super().__init__(wanted)
-        self.wanted = wanted
-
-
-class Sees:
-    """What a policy can see at a moment; asking for what is not shown there is a PolicyError."""
-
-    def __init__(self, policy: "Policy", moment: Moment, values: dict[Input, int]) -> None:
-        """Hold the known ``values``; a further one raises the question to the tabulator."""
-        self._policy = policy
-        self._moment = moment
-        self._values = values
-
-    def _get(self, wanted: Input) -> int:
-        if wanted in self._values:
-            return self._values[wanted]
-        if wanted not in SHOWN_INPUTS[self._moment]:
-            message = f"{self._policy.name}: {self._moment.name} does not show {wanted.name.lower()}"
-            raise PolicyError(message)
-        raise _Asked(wanted)
-
-    @property
-    def memory(self) -> int:
-        """The policy's own memory."""
-        return self._get(Input.MEMORY)
-
-    @property
-    def breakpoints_enabled(self) -> bool:
-        """The belief that the effective DR7 enables a breakpoint; changed by RECOMPUTE only."""
-        return bool(self._get(Input.BREAKPOINTS_ENABLED))
-
-    @property
-    def debugger(self) -> Debugger:
-        """What the host's debugger does with this vCPU."""
-        return Debugger(self._get(Input.DEBUGGER))
-
-    @property
-    def host_breakpoints(self) -> bool:
-        """Whether the host uses breakpoints on this physical CPU."""
-        return bool(self._get(Input.HOST_BREAKPOINTS))
-
-    @property
-    def shadow_enables(self) -> bool:
-        """Whether the shadow DR7 enables a breakpoint; it may be stale."""
-        return bool(self._get(Input.SHADOW_ENABLES))
-
-    @property
-    def shadow_has_gd(self) -> bool:
-        """Whether the shadow DR7 has general detect; it may be stale."""
-        return bool(self._get(Input.SHADOW_HAS_GD))
-
-    @property
-    def moved(self) -> bool:
-        """Whether this physical CPU is not the one of the vCPU's last load."""
-        return bool(self._get(Input.MOVED))
-
-    @property
-    def debug_controls_at_reset(self) -> bool:
-        """Whether the next entry would load what the host has there: DR7 0x400 and DEBUGCTL 0."""
-        return bool(self._get(Input.DEBUG_CONTROLS_AT_RESET))
-
-    @property
-    def check(self) -> Check:
-        """At DR_TRAPPED: the first check that fails, in the policy's own order."""
-        return Check(self._get(Input.CHECK))
-
-    @property
-    def is_write(self) -> bool:
-        """At DR_TRAPPED: whether it is a MOV to the register."""
-        return bool(self._get(Input.IS_WRITE))
-
-    @property
-    def register_class(self) -> RegisterClass:
-        """At DR_TRAPPED: which register is named."""
-        return RegisterClass(self._get(Input.REGISTER_CLASS))
-
-    @property
-    def would_enable(self) -> bool:
-        """At DR_TRAPPED: whether the DR7 value written enables a breakpoint."""
-        return bool(self._get(Input.WOULD_ENABLE))
-
-    @property
-    def control(self) -> Control:
-        """At CONTROL_CHANGED: what changed."""
-        return Control(self._get(Input.CONTROL))
 
 
 class Policy:
@@ -229,25 +133,62 @@ class Policy:
         """Answer a change of the guest's debug state from outside."""
 
 
-def _asked_inputs(policy: Policy, moment: Moment, answer: Callable[[Sees], Do | None]) -> list[Input]:
+def _sizes(policy: Policy, inputs: Iterable[Input]) -> list[int]:
+    """Return how many values each input has for this policy."""
+    return [len(policy.memories) if wanted is Input.MEMORY else INPUT_SIZES[wanted] for wanted in inputs]
+
+
+def _answer(policy: Policy, moment: Moment, values: dict[Input, int]) -> Do:
+    """Return a policy's answer in a state; a mistake of the policy's author is told with the state."""
+    answer: Callable[[Sees], object] = getattr(policy, moment.name.lower())
+    names = [memory.name for memory in policy.memories]
+    where = f"{policy.name}: at {Cell(moment, values, frozenset(), KEEP_MEMORY, names).where()} the policy"
+    try:
+        done = answer(Sees(policy.name, moment, values))
+    except PolicyError:
+        raise
+    except Exception as error:
+        message = f"{where} fails: {type(error).__name__}: {error}"
+        raise PolicyError(message) from error
+    if done is None:
+        return Do(frozenset())
+    problem = _problem(policy, done)
+    if problem or not isinstance(done, Do):
+        message = f"{where} {problem}"
+        raise PolicyError(message)
+    return done
+
+
+def _problem(policy: Policy, done: object) -> str:
+    """Return what is wrong with an answer, if anything is."""
+    if not isinstance(done, Do):
+        return f"answers {done!r}, expected do(...) or None"
+    strange = [action for action in done.actions if not isinstance(action, Action)]
+    if strange:
+        return f"answers with {strange[0]!r}, which is no Action"
+    if done.memory is not None and done.memory not in list(policy.memories):
+        return f"goes on with memory {done.memory!r}, which is none of {policy.memories.__name__}"
+    return ""
+
+
+def _asked_inputs(policy: Policy, moment: Moment) -> list[Input]:
     """Return the inputs that the answer can depend on, found by asking as far as it asks."""
     asked: set[Input] = set()
     states: list[dict[Input, int]] = [{}]
     while states:
         values = states.pop()
         try:
-            answer(Sees(policy, moment, values))
-        except _Asked as question:
+            _answer(policy, moment, values)
+        except Asked as question:
             asked.add(question.wanted)
-            size = len(policy.memories) if question.wanted is Input.MEMORY else INPUT_SIZES[question.wanted]
-            states.extend({**values, question.wanted: value} for value in range(size))
+            (size,) = _sizes(policy, [question.wanted])
+            states.extend({**values, question.wanted: value} for value in reversed(range(size)))
     return sorted(asked)
 
 
 def _moment_table(policy: Policy, moment: Moment, actions: list[Action]) -> policy_pb2.MomentTable | None:
-    answer: Callable[[Sees], Do | None] = getattr(policy, moment.name.lower())
-    inputs = _asked_inputs(policy, moment, answer)
-    sizes = [len(policy.memories) if wanted is Input.MEMORY else INPUT_SIZES[wanted] for wanted in inputs]
+    inputs = _asked_inputs(policy, moment)
+    sizes = _sizes(policy, inputs)
     rows = policy_pb2.MomentTable(
         moment=policy_pb2.Moment.ValueType(moment + 1),
         inputs=[wanted.name.lower() for wanted in inputs],
@@ -255,8 +196,7 @@ def _moment_table(policy: Policy, moment: Moment, actions: list[Action]) -> poli
     )
     memory = bytearray()
     for state in itertools.product(*(range(size) for size in sizes)):
-        done = answer(Sees(policy, moment, dict(zip(inputs, state, strict=True))))
-        done = done or Do(frozenset())
+        done = _answer(policy, moment, dict(zip(inputs, state, strict=True)))
         rows.actions.append(sum(1 << actions.index(action) for action in done.actions))
         memory.append(KEEP_MEMORY if done.memory is None else done.memory)
     rows.next_memory = bytes(memory)
@@ -279,7 +219,8 @@ def tabulate(policy: Policy) -> policy_pb2.PolicyTable:
     """Return the policy as data.
 
     Raises:
-        PolicyError: the policy asks for an input that a moment does not show.
+        PolicyError: the policy asks for an input that a moment does not show, fails, or answers with
+            what is no answer.
 
     """
     actions = list(Action)

@@ -1751,7 +1751,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 is_there_undone = is_there_undone || true_story == K_STORY_VMEXIT;
                 if (story == true_story && is_exception(story)) {
                     difference = (seen ^ true_value) & ~undefined;
-                    kept_dr6 |= difference & LOW_32;
+                    kept_dr6 |= difference & LOW_32; /* a trap comes after the write of its own event */
                     kept_gd |= difference >> 32;
                     vcpu[v][DECLARED_DR6] |= kept_dr6;
                     vcpu[v][DECLARED_DR7] |= kept_gd;

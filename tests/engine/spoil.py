@@ -81,6 +81,17 @@ def first_next_memory(table: Table) -> None:
     rows.next_memory = bytes([2]) + rows.next_memory[1:]
 
 
+def shorter_next_memory(table: Table) -> None:
+    """Take the last memory that follows when the loop is left, and leave its actions."""
+    rows = rows_of(table, Moment.LEAVE_LOOP)
+    rows.next_memory = rows.next_memory[:-1]
+
+
+def twice_armed(table: Table) -> None:
+    """Call another action's bit ARM as well."""
+    table.actions[Action.READ_DR6] = "ARM"
+
+
 def append(field: str, value: object) -> Spoil:
     """Return the addition of a value to a repeated field."""
     return lambda table: getattr(table, field).append(value)

@@ -174,6 +174,17 @@ def test_a_window_survives_a_debugger_that_only_steps() -> None:
         assert (found[version].verdict, declared.first_event) == (DECLARED, len(rows) - 1)
 
 
+def test_what_a_trap_shows_otherwise_outlives_the_write_that_it_follows() -> None:
+    """With a DR7 that a general detect of its own refused, the step after a MOV to DR6 has another cause."""
+    rows = [
+        *(set_dr(7, 0xBEA3_24A4, modes=int(Mode.TF)), set_dr(7, 0x70_0000)),
+        *(event(EventKind.MOV_SS, arg=1, value=2), set_dr(6, 0xFFFF_FFFF, modes=int(Mode.TF))),
+    ]
+    for version in ("3.14", "3.15"):
+        lane = lanes(rows, vendor=VMX)[version]
+        assert (lane.verdict, lane.declared[0].rule) == (DECLARED, Deviation.DB_KEEPS_GD.name)
+
+
 # What a debugger does, what the guest does, and (exception, DR6, DR7) told on VMX and on SVM.
 Told = tuple[int, int, int]
 TF: Final = int(Mode.TF)

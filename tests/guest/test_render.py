@@ -337,6 +337,17 @@ def test_text_says_what_ran_and_what_was_found(document: dict[str, Any]) -> None
         assert said in text
 
 
+def test_a_lane_without_exits_of_mov_dr_names_none(document: dict[str, Any]) -> None:
+    """Upkeep is told with the exits that it comes with; where there are none, by itself."""
+    (lane,) = (lane for lane in document["lanes"] if lane["policy"] == "dear")
+    lane["exits"]["DR_ACCESS"] = 0
+    said = " ".join(render.text(document).split())
+    assert "dear: 0 of 30 MOV DR exit; the registers' upkeep costs 300,000 cycles; " in said
+    lane["mov_dr"]["executed"] = 0
+    said = " ".join(render.text(document).split())
+    assert "dear: no MOV DR happens; the registers' upkeep costs 300,000 cycles; " in said
+
+
 def without(document: dict[str, Any], *policies: str) -> dict[str, Any]:
     """Return a document as it is when some lanes were not asked for."""
     lanes = [lane for lane in copy.deepcopy(document["lanes"]) if lane["policy"] not in policies]

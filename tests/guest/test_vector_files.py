@@ -113,7 +113,6 @@ def test_lanes_can_be_told_apart(tmp_path: Path) -> None:
             {"op": "get_debugregs"},
             expect=FRESH | {"ev": [VMEXIT], "registers": {"1": {"dr7": 3}}, "vcpus": {"1": {"dr6": 1}}},
             cpus=[0, 0],
-            vendor="vmx",
             bus_lock=1,
             differs={"a, b/svm": {"dr6": 7}},
             bill={"a/vmx": {"DR_ACCESS": 2, "windows": 1}},
@@ -127,7 +126,7 @@ def test_lanes_can_be_told_apart(tmp_path: Path) -> None:
         digests={1: Registers(dr7=3)},
         others={1: Registers(dr6=1)},
     )
-    assert (vector.vendor, vector.has_bus_lock, vector.physical_cpus) == ("vmx", True, (0, 0))
+    assert (vector.vendor, vector.has_bus_lock, vector.physical_cpus) == (None, True, (0, 0))
     lanes = [("a", "vmx"), ("a", "svm"), ("b", "vmx"), ("b", "svm")]
     assert [vector.expected(lane).registers.dr6 == 7 for lane in lanes] == [True, True, False, True]
     assert vector.expected(("a", "vmx")).raised == vector.expect.raised
@@ -175,7 +174,7 @@ def test_a_row_that_is_out_needs_its_reason_only(tmp_path: Path) -> None:
             {"steps": [{"op": "store", "off": 0, "size": 3}]},
             "field steps[0].size: expected one of 1, 2, 4, 8, got 3",
         ),
-        ({"steps": [{"op": "store"}]}, "field steps[0].off: expected a number of at most 64 bits, got null"),
+        ({"steps": [{"op": "store"}]}, "field steps[0].off: expected a number of at most 64 bits, but "),
         ({"steps": [{"op": "intn", "vector": 256}]}, "field steps[0].vector: expected a number of at most 8"),
         ({"steps": [NOP | {"vcpu": 1}]}, "field steps[0].vcpu: expected one of 0, got 1"),
         ({"steps": [NOP | {"class": "slow"}]}, "field steps[0].class: expected one of fast, light, heavy, "),
@@ -183,7 +182,7 @@ def test_a_row_that_is_out_needs_its_reason_only(tmp_path: Path) -> None:
             {"steps": [{"op": "host_debugger", "control": ["enable", "fly"]}]},
             "field steps[0].control[1]: expected one of enable, singlestep, ",
         ),
-        ({"steps": [{"op": "vmrun"}]}, "field steps[0].controls: expected a number of at most 32 bits, got "),
+        ({"steps": [{"op": "vmrun"}]}, "field steps[0].controls: expected a number of at most 32 bits, but "),
         ({"init": {"db": [0, 0, 0]}}, "field init.db: expected four registers, got [0, 0, 0]"),
         ({"init": {"dr7": True}}, "field init.dr7: expected a number of at most 64 bits, got true"),
         ({"expect": FRESH | {"reads": {"x": 0}}}, 'field expect.reads.x: expected a step, 0 to 0, got "x"'),

@@ -674,6 +674,11 @@ def test_calls_that_name_nothing(client: Client) -> None:
         ),
         (
             stub.DescribePolicy,
+            pb.DescribePolicyRequest(name="broken", vendor=policy_pb2.VENDOR_VMX),
+            (Code.INVALID_ARGUMENT, "BAD_POLICY", "name"),
+        ),
+        (
+            stub.DescribePolicy,
             pb.DescribePolicyRequest(name="known"),
             (Code.INVALID_ARGUMENT, "CHOICE_MISSING", "vendor"),
         ),

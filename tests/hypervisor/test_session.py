@@ -23,7 +23,8 @@ from hypervisor_svc.errors import (
     WrongState,
 )
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.policies import NoSuchVendor
+from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
+from hypervisor_svc.policies.base import PolicyError
 from hypervisor_svc.session import FAILED, FINISHED, STREAMING, SUSPENDED, Session
 
 VMX, SVM = policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM
@@ -514,8 +515,10 @@ def resolve_policy(
     """Know one policy, on one vendor."""
     if (name, vendor) == ("known", SVM):
         raise NoSuchVendor("policy 'known' exists on vmx only")
+    if name == "broken":
+        raise PolicyError("broken: at ENTER_LOOP (always) the policy fails: KeyError: 5")
     if name != "known":
-        raise LookupError(f"unknown policy {name!r}; did you mean known?")
+        raise UnknownPolicy(f"unknown policy {name!r}; did you mean known?")
     return policy_pb2.PolicyTable(name=name, vendor=vendor)
 
 
