@@ -11,7 +11,7 @@ from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.arch import reference
 from hypervisor_svc.arch.compiled import rules_digest
-from hypervisor_svc.engine.fleet import Fleet, Work
+from hypervisor_svc.engine.fleet import LEAST_EVENTS, Fleet, Work
 from hypervisor_svc.engine.lane import UNNUMBERED, Lane, Outcomes, outcomes_for
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
 from hypervisor_svc.engine.report import decision, make_report
@@ -70,8 +70,11 @@ class EngineConfig:
 class Engine:
     """Runs blocks of events through the references and all lanes; deterministic."""
 
-    def __init__(self, config: EngineConfig, *, by_machine: bool = True) -> None:
-        """Make references and lanes after reset; without ``by_machine`` all runs in the oracle loop.
+    def __init__(self, config: EngineConfig, *, least_events: int | None = LEAST_EVENTS) -> None:
+        """Make references and lanes after reset.
+
+        Blocks of ``least_events`` go by machine where they can, smaller ones, or all if it is None, through
+        the oracle loop; what comes out is the same.
 
         Raises:
             BadTable: a lane's table cannot be run.
@@ -91,12 +94,12 @@ class Engine:
             )
             for number, spec in enumerate(config.lanes)
         ]
-        self._fleets = {
+        self.fleets = {
             key: Fleet(
                 [lane for spec, lane in zip(config.lanes, self.lanes, strict=True) if spec.key == key],
                 config.vcpus,
                 is_computed=config.is_computed,
-                by_machine=by_machine,
+                least_events=least_events,
             )
             for key in keys
         }
@@ -127,7 +130,7 @@ class Engine:
             truths[key] = one.run(whole, first, leading=leading)
             leading = leading or truths[key]
         outcomes = [outcomes_for(len(events), level) for _ in self.lanes]
-        for key, fleet in self._fleets.items():
+        for key, fleet in self.fleets.items():
             fleet.run(
                 Work(
                     *(whole, first, truths[key], self.references[key], level, outcomes),
@@ -167,7 +170,7 @@ class Engine:
         return make_report(self)
 
     def _settle(self) -> None:
-        for key, fleet in self._fleets.items():
+        for key, fleet in self.fleets.items():
             fleet.settle(self.references[key].state)
 
     def state_digest(self) -> int:

@@ -44,6 +44,10 @@ from hypervisor_svc.engine.validation import Block
 # stretches are short.
 _LOOP_EVENTS: Final = 512
 _MOST_LOOP_EVENTS: Final = 1 << 15
+# Blocks with fewer events are the loop's: a step that is new costs as much to learn as a hundred thousand
+# events to run.
+LEAST_EVENTS: Final = 4096
+_LONGEST_REST: Final = 64
 _AT_ONCE: Final = 4
 _NOT_TAKEN: Final = MAX_STEPS  # stands for a step where a conditional event is not taken
 _STEP: Final = np.uint64(1)
@@ -56,8 +60,11 @@ class _Run:
 
     lane: Lane
     machine: Machine
-    is_by_machine: bool
     decisions: NDArray[np.int32]  # the number of each step's decision, -1 where it has none yet
+    is_by_machine: bool = False
+    rest: int = 0  # stretches that the loop still takes, as machines fell out of those before
+    next_rest: int = 1
+    events: int = 0  # by machine
 
 
 class Work(NamedTuple):
@@ -90,19 +97,18 @@ class _Places(NamedTuple):
 class Fleet:
     """Lanes that are held to the same reference."""
 
-    def __init__(self, lanes: list[Lane], vcpus: int, *, is_computed: bool, by_machine: bool) -> None:
-        """Take the lanes as they are; without ``by_machine`` the loop runs them all."""
+    def __init__(self, lanes: list[Lane], vcpus: int, *, is_computed: bool, least_events: int | None) -> None:
+        """Take the lanes as they are; machines run blocks of ``least_events``, None for no block."""
         self._is_computed = is_computed
         self._runs = [
             _Run(
                 lane,
                 Machine(knowledge_of(lane.message, lane.writable_dr6, is_computed=is_computed)),
-                is_by_machine=False,
-                decisions=np.full(MAX_STEPS + 1, -1, np.int32),
+                np.full(MAX_STEPS + 1, -1, np.int32),
             )
             for lane in lanes
         ]
-        self._may_run = by_machine
+        self._least_events = least_events
         rows = len(lanes) + 1  # the last does nothing, and makes up four
         self._tables = np.zeros((rows, MAX_STATES * ROW), np.uint32)
         self._tables[-1, :ROW] = IDLE
@@ -129,25 +135,34 @@ class Fleet:
     def run(self, work: Work) -> None:
         """Run a checked block through every lane."""
         at, count = 0, len(work.block.kinds)
+        may_run = self._least_events is not None and count >= self._least_events and bool(self._runs)
         self._make_room(count)
         while at < count:
             stop = at
-            if self._may_run and not work.reference.state_before(at)[:, ref.EXTRA].any():
+            before = work.reference.state_before(at) if may_run else None
+            if before is not None and not before[:, ref.EXTRA].any():
                 for row, run in enumerate(self._runs):
                     if not run.is_by_machine:
-                        self._take_up(row, run)
+                        self._take_up(row, run, before)
                 if any(run.is_by_machine for run in self._runs):
                     stop = self._read(work, at)
             if stop > at:
                 self._run_stretch(work, at, stop)
             is_short = stop - at < self._loop_events
             if stop < count:
-                self._loop_events = min(2 * self._loop_events, _MOST_LOOP_EVENTS) if is_short else _LOOP_EVENTS
-                at, stop = stop, min(stop + self._loop_events, count) if self._may_run else count
+                self._loop_events = (
+                    min(2 * self._loop_events, _MOST_LOOP_EVENTS) if is_short else _LOOP_EVENTS
+                )
+                at, stop = stop, min(stop + self._loop_events, count) if may_run else count
                 self._leave(work.reference.state_before(at))
                 self._loop(work, at, stop, self._runs)
                 self._per_vcpu[:, symbols.OWES] = 1
             at = stop
+
+    @property
+    def events_by_machine(self) -> list[int]:
+        """How many events each lane has run by machine; it depends on where the stream was cut."""
+        return [run.events for run in self._runs]
 
     def settle(self, reference: Words) -> None:
         """Bring every lane's records and counters up to date with its machine."""
@@ -203,10 +218,14 @@ class Fleet:
                 if run.is_by_machine:
                     self._settle(row, run, before)
                     run.is_by_machine = False
+                    run.rest = run.next_rest
+                    run.next_rest = min(2 * run.next_rest, _LONGEST_REST)
             self._loop(work, at, stop, [self._runs[row] for row in fallen])
         self._accesses += self._per_vcpu[:, symbols.ACCESSES]
         for row in runners:
             if row not in fallen:
+                self._runs[row].next_rest = 1
+                self._runs[row].events += stop - at
                 self._tell(work, at, stop, row, saved)
 
     def _run_four(self, vcpu: int, four: list[int], saved: _Places) -> list[int]:
@@ -241,11 +260,16 @@ class Fleet:
         return reached - place
 
     def _learn(self, vcpu: int, row: int, symbol: int) -> None:
+        """Have a machine learn what its state does with this symbol, and with all others that are known."""
         place = int(self._places.states[vcpu, row])
         if self._tables[row, place | symbol] == UNKNOWN:
-            word = int(self._words[symbol])
+            count = int(self._stretch[symbols.KNOWN_WORDS])
+            words = self._words[:count].tolist()
+            reasons = [self._reason_of(word) for word in words]
+            entries = self._tables[row, place : place + count]
             machine = self._runs[row].machine
-            self._tables[row, place | symbol] = machine.learn(place // ROW, word, self._reason_of(word))
+            fresh = np.array(machine.learn(place // ROW, words, reasons), np.uint32)
+            entries[:] = np.where(entries == UNKNOWN, fresh, entries)
             self._looks[row] = machine.looks
 
     def _reason_of(self, word: int) -> int:
@@ -256,7 +280,7 @@ class Fleet:
         return bool(self._looks[row, step_number(entry)] & IS_LOOPS)
 
     def _take_back(self, row: int, vcpu: int, at: int, saved: _Places) -> None:
-        """Take back what a machine has counted in this stretch: all of the vCPUs before one, its first ``at``."""
+        """Take back what a machine has counted in this stretch: of a vCPU its first ``at``, of those before all."""
         for before in range(vcpu + (at > 0)):
             self._places.restore(row, saved)
             count = at if before == vcpu else int(self._per_vcpu[before, symbols.SYMBOLS])
@@ -325,13 +349,17 @@ class Fleet:
 
     # Between records and machines.
 
-    def _take_up(self, row: int, run: _Run) -> None:
+    def _take_up(self, row: int, run: _Run, truth: Words) -> None:
         """Go on by machine, if the lane's records have states."""
+        run.rest -= run.rest > 0
         lane = run.lane
         vcpus, cpus = lane.state.vcpus, lane.state.physical_cpus
         homes = vcpus[:, records.HOME].tolist()
-        is_fit = not lane.visits.size and not lane.constants[records.CLUSTER_GAP]
-        if not is_fit or len(set(homes)) < len(homes):
+        is_fit = not run.rest and not lane.visits.size and not lane.constants[records.CLUSTER_GAP]
+        # A lane that has refused a change is elsewhere than its stream.
+        is_there = (vcpus[:, records.TRUE : records.TRUE + 6] == truth[:, : ref.DR7 + 1]).all()
+        is_there = is_there and (vcpus[:, records.HAS_DE] == truth[:, ref.HAS_DE]).all()
+        if not is_fit or not is_there or len(set(homes)) < len(homes):
             return
         codes, has_state = states_of(vcpus, cpus[homes], np.arange(len(homes), dtype=np.uint64))
         if not has_state.all():
@@ -358,9 +386,9 @@ class Fleet:
         lane.state.window_sizes += self._windows[row]
         self._windows[row] = 0
         taken = self._taken[:, row]
-        for number in taken.any(axis=0).nonzero()[0].tolist():
+        for number in np.flatnonzero(taken.any(axis=0)).tolist():
             step = machine.steps[number]
-            assert step is not None  # noqa: S101  # only steps of the machine are taken
+            assert step is not None  # only steps of the machine are taken
             times = taken[:, number]
             total = int(times.sum())
             counted = np.array(step.vcpu_counts, np.uint64)
@@ -381,20 +409,19 @@ class Fleet:
         number = np.array([vcpu], np.uint64)
         waiting = record[0, records.PENDING_KEY : records.PENDING_OPERATIONS + 1]
         if waiting[0]:
-            entry = machine.knowledge.entry(states_of(record, cpu, number)[0].tobytes())
-            assert entry is not None  # noqa: S101  # the machine has started there
-            lane.add_to_bill(*_together(waiting, entry), 1)
+            start = machine.number_of(states_of(record, cpu, number)[0].tobytes()) or 0
+            lane.add_to_bill(*_together(waiting, machine.entries[start]), 1)
         last = step_number(int(self._places.last[vcpu, row]))
         taken = self._taken[vcpu, row]
         for step_taken in taken.nonzero()[0].tolist():
             step = machine.steps[step_taken]
-            assert step is not None  # noqa: S101  # only steps of the machine are taken
+            assert step is not None  # only steps of the machine are taken
             times = int(taken[step_taken]) - (step_taken == last)
             if step.pending.key and times:
                 following = machine.entries[machine.number_of(step.state) or 0]
                 lane.add_to_bill(*_together(step.pending, following), times)
         step = machine.steps[last]
-        assert step is not None  # noqa: S101  # the last step is the machine's too
+        assert step is not None  # the last step is the machine's too
         record[0, records.TRUE : records.TRUE + 6] = truth[: ref.DR7 + 1]
         put_states(np.frombuffer(step.state, np.uint8)[None], record, cpu, number)
         waiting[:] = step.pending

@@ -216,9 +216,7 @@ class Lane:
             message = f"{self.message.name}: more than {len(state.bill_counts)} kinds of exit in one block"
             raise EngineError(message)
 
-    def call_loop(
-        self, block: Block, first_event: int, truth: Truth, level: int, outcomes: Outcomes
-    ) -> None:
+    def call_loop(self, block: Block, first_event: int, truth: Truth, level: int, outcomes: Outcomes) -> None:
         """Run a checked block whose rows of the bill and decisions there is room for."""
         state, profile = self.state, self.profile
         with np.errstate(over="ignore"):

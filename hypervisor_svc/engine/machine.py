@@ -114,8 +114,7 @@ def run_machines(  # type: ignore[no-untyped-def]  # typed by its signature
         next_c = U64(tables[c, state_c | symbol])
         next_d = U64(tables[d, state_d | symbol])
         if (next_a & next_b & next_c & next_d & _U_PLAIN) == ZERO:
-            is_stopped = next_a == _U_UNKNOWN or next_b == _U_UNKNOWN
-            is_stopped = is_stopped or next_c == _U_UNKNOWN or next_d == _U_UNKNOWN
+            is_stopped = next_a * next_b * next_c * next_d == _U_UNKNOWN
             if not is_stopped:
                 look = looks[a, next_a & _U_NUMBER] | looks[b, next_b & _U_NUMBER]
                 look |= looks[c, next_c & _U_NUMBER] | looks[d, next_d & _U_NUMBER]
@@ -195,13 +194,6 @@ class Knowledge:
                 self._steps.update(zip(fresh, found, strict=True))
             return [self._steps[key] for key in keys]
 
-    def entry(self, state: bytes) -> Row | None:
-        """Return what the entry from a state adds to the exit that waits for it."""
-        if state[Part.RUNG] == IN_GUEST:
-            return NO_ROW
-        step = self.steps(state, (QUIET_WORD,), (0,))[0]
-        return None if step is None else step.entry
-
     def is_determined(self, state: bytes) -> bool:
         """Tell whether no copy that is not the truth can come to matter, whatever the guest does next.
 
@@ -235,7 +227,7 @@ class Knowledge:
 
 
 @lru_cache(maxsize=256)
-def _knowledge(data: bytes, writable_dr6: int, is_computed: bool) -> Knowledge:  # noqa: FBT001  # a cache's key
+def _knowledge(data: bytes, writable_dr6: int, is_computed: bool) -> Knowledge:  # a cache's key
     return Knowledge(policy_pb2.PolicyTable.FromString(data), writable_dr6, is_computed=is_computed)
 
 
@@ -252,36 +244,45 @@ class Machine:
         self.knowledge = knowledge
         self.states: list[bytes] = []
         self.steps: list[Step | None] = [None, None]
-        self.entries: list[Row] = []  # what the entry from each state adds
+        self.entries: list[Row] = []  # what the entry from each state adds to the exit that waits for it
         self.looks: NDArray[np.uint8] = np.zeros(MAX_STEPS, np.uint8)
         self.looks[1] = IS_LOOPS
         self.is_full = False
         self._numbers: dict[bytes, int] = {}
 
     def number_of(self, state: bytes) -> int | None:
-        """Return a state's number, or None if it has none and cannot have one."""
+        """Return a state's number, or None if there are too many."""
         number = self._numbers.get(state)
         if number is None:
-            entry = self.knowledge.entry(state)
-            self.is_full = self.is_full or len(self.states) == MAX_STATES
-            if entry is None or self.is_full:
+            if len(self.states) == MAX_STATES:
+                self.is_full = True
                 return None
             number = self._numbers[state] = len(self.states)
             self.states.append(state)
-            self.entries.append(entry)
+            self.entries.append(NO_ROW)
         return number
 
-    def learn(self, number: int, word: int, reason: int) -> int:
-        """Return the table's entry for a word in a state."""
-        step = self.knowledge.steps(self.states[number], (word,), (reason,))[0]
-        if step is not None and step.entry != self.entries[number]:
-            step = None  # the entry depends on what comes after
+    def learn(self, number: int, words: Sequence[int], reasons: Sequence[int]) -> list[int]:
+        """Return a state's row of the table, for words of which the first is QUIET."""
+        state = self.states[number]
+        steps = self.knowledge.steps(state, words, reasons)
+        waits = state[Part.RUNG] != IN_GUEST
+        quiet = steps[0]
+        if waits and quiet is not None:
+            self.entries[number] = quiet.entry
+        return [
+            self._entry(step) if not waits or (step and quiet and step.entry == quiet.entry) else 1
+            for step in steps
+        ]
+
+    def _entry(self, step: Step | None) -> int:
+        """Give a step its number and return its entry."""
         following = None if step is None else self.number_of(step.state)
-        self.is_full = self.is_full or len(self.steps) == MAX_STEPS
-        if step is None or following is None or self.is_full:
+        if step is None or following is None or len(self.steps) == MAX_STEPS:
+            self.is_full = self.is_full or step is not None
             return 1
         look = (OPENS if step.opens else 0) | (CLOSES if step.closes else 0)
-        look |= CLOSES_AFTER if step.closes == 2 else 0  # noqa: PLR2004  # see Step
+        look |= CLOSES_AFTER if step.closes == 2 else 0  # see Step
         self.looks[len(self.steps)] = look
         self.steps.append(step)
         return (0 if look else _PLAIN) | following << _STATE_SHIFT | len(self.steps) - 1

@@ -320,7 +320,9 @@ def _read_step(asked: Asked, k: int, state: Codes) -> Step | None:
         for _ in range(int(times))
     ]
     entries = [row for row in rows if row.key & 0xFFFF_FFFF == _MARKER]
-    windows = _windows(state, after, int(vcpu[records.WINDOW_SIZE]), lane["window_sizes"][k], int(asked.counts[k]))
+    windows = _windows(
+        state, after, int(vcpu[records.WINDOW_SIZE]), lane["window_sizes"][k], int(asked.counts[k])
+    )
     if len(entries) != (state[Part.RUNG] != IN_GUEST) or windows is None:
         return None
     counted = slice(records.EXECUTED, records.CLUSTERED + 1)

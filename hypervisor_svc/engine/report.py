@@ -15,9 +15,10 @@ from hypervisor_svc.engine import records
 from hypervisor_svc.engine.vocabulary import Deviation
 
 if TYPE_CHECKING:
-    from hypervisor_svc.engine.engine import Engine, Reference
+    from hypervisor_svc.engine.engine import Engine
     from hypervisor_svc.engine.lane import Lane
     from hypervisor_svc.engine.profile import Profile
+    from hypervisor_svc.engine.truth import Reference
 
 _BYTE: Final = 0xFF
 _SCHEMA: Final = 1

@@ -120,7 +120,9 @@ def states_of(vcpus: Words, cpus: Words, numbers: Words) -> tuple[Codes, NDArray
     home = vcpus[:, records.HOME] + np.uint64(1)
     own = numbers + np.uint64(1)
     resident = vcpus[:, records.RESIDENT_ON] != 0
-    has_one = (vcpus[:, _ZERO] == 0).all(axis=1) & (cpus[:, [records.HOST_ACTIVE, records.HARDWARE_DEBUGCTL]] == 0).all(axis=1)
+    has_one = (vcpus[:, _ZERO] == 0).all(axis=1) & (
+        cpus[:, [records.HOST_ACTIVE, records.HARDWARE_DEBUGCTL]] == 0
+    ).all(axis=1)
     has_one &= np.where(resident, vcpus[:, records.RESIDENT_ON] == home, True)
     has_one &= cpus[:, records.RESIDENT] == np.where(resident, own, np.uint64(0))
     for part, word in _AS_THEY_ARE.items():
@@ -171,7 +173,7 @@ def put_states(codes: Codes, vcpus: Words, cpus: Words, numbers: Words) -> None:
     cpus[:, records.HARDWARE_DR7] = _dr7(codes[:, Part.HARDWARE_DR7], truth[:, 5])
     for part in (Part.OWNER, Part.SAVED_OWNER):
         kinds = codes[:, part : part + 5]
-        owners = (kinds == 1) * own[:, None] + (kinds == 2) * np.uint64(records.OWNER_HOST)  # noqa: PLR2004
+        owners = (kinds == 1) * own[:, None] + (kinds == 2) * np.uint64(records.OWNER_HOST)
         if part == Part.OWNER:
             cpus[:, records.OWNER : records.OWNER + 5] = owners
         else:

@@ -98,6 +98,7 @@ _SIGNAL: Final = int(profile.Group.SIGNAL)
 _EXITING: Final = int(profile.Group.EXITING)
 _SOFTWARE: Final = int(profile.Group.SOFTWARE)
 _INTN: Final = int(EventKind.INTN)
+_MOV_SS: Final = int(EventKind.MOV_SS)
 
 _UNKNOWN: Final = U64(Mark.VALUE_UNKNOWN)
 _RETIRED: Final = U64(Mark.RETIRED)
@@ -110,6 +111,9 @@ _NOTHING: Final = U64(Story.NOTHING)
 _READ: Final = U64(Story.READ)
 _DB_TRAP: Final = U64(Story.DB_TRAP)
 _NOT_TAKEN: Final = U64(Story.NOT_TAKEN)
+_DONE: Final = U64(
+    1 << Story.NOTHING | 1 << Story.READ | 1 << Story.DB_TRAP
+)  # stories of an access that is done
 
 _TWO: Final = U64(2)
 _THREE: Final = U64(3)
@@ -139,7 +143,6 @@ _NO_REASON: Final = U64(0xFFFF)
 _CODES: Final = U64(KNOWN_CODES)
 _MOST_REASONS: Final = U64(MAX_REASONS)
 _MOST_SYMBOLS: Final = U64(MAX_SYMBOLS)
-
 
 
 def is_recorded_exit(word: int) -> bool:
@@ -242,7 +245,7 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                         word |= _W_WIDE
                     if ((value >> _11) & ONE) != ZERO:
                         word |= _W_BIT_11
-                    if arg == _FOUR or arg == _SIX:
+                    if (arg & ONE) == ZERO:
                         if ((value >> _16) & ONE) != ZERO:
                             word |= _W_BIT_16
                     else:
@@ -253,7 +256,7 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                         if canonical_dr7(value & LOW_32) == DR7_RESET:
                             word |= _W_RESET
             counts = (mark & _NOT_RETIRED) == ZERO
-            counts = counts and (story == _NOTHING or story == _READ or story == _DB_TRAP)
+            counts = counts and ((_DONE >> story) & ONE) != ZERO
         elif group == _QUIET:
             if steps:
                 word = kind
@@ -264,9 +267,9 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                     word |= U64(DETAIL_HIT) << _DETAIL
         elif group == _EXITING:
             word = kind | ((mark >> _CLASS_OF_MARK) << _CLASS)
-            if kind >= U64(_IN) and kind <= U64(_OUTS) and story != _NOTHING:
-                if (story_values[i] & U64(15)) != ZERO:
-                    word |= U64(DETAIL_HIT) << _DETAIL
+            is_io = kind >= U64(_IN) and kind <= U64(_OUTS)
+            if is_io and story != _NOTHING and (story_values[i] & U64(15)) != ZERO:
+                word |= U64(DETAIL_HIT) << _DETAIL
         elif group == _MSR:
             selector = U64(selectors[i])
             if selector == MSR_DEBUGCTL:
@@ -285,7 +288,7 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                 word = kind | (U64(DETAIL_PASSED) << _DETAIL)
         elif group == _CR_WRITE:
             arg = U64(args[i])
-            if arg == ZERO or arg == _FOUR:
+            if (arg & ~_FOUR) == ZERO:
                 word = kind | ((mark >> _CLASS_OF_MARK) << _CLASS)
                 if arg == _FOUR:
                     word |= U64(DETAIL_CR4) << _DETAIL
@@ -318,8 +321,8 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
             word = kind | ((number - ONE) << _DETAIL) | ((mark >> _CLASS_OF_MARK) << _CLASS)
         elif group == _SIGNAL:
             word = kind
-        elif group == _SOFTWARE and (not is_computed or kind == _INT1 or kind == _INT3 or kind == _INTN):
-            if is_computed and (kind != _INTN or story != _NOTHING):
+        elif group == _SOFTWARE and (not is_computed or kind != _MOV_SS):
+            if is_computed and (kind != _INTN or steps):
                 word = kind
         else:
             break  # what a host, a nested guest or MOV SS does

@@ -14,7 +14,8 @@ from exitlab.v1 import outcome_pb2
 from hypervisor_svc.engine import lane as lanes
 from hypervisor_svc.engine import oracle, records
 from hypervisor_svc.engine.engine import Engine
-from hypervisor_svc.engine.lane import Lane, Outcomes, Truth, outcomes_for
+from hypervisor_svc.engine.lane import Lane, Outcomes, outcomes_for
+from hypervisor_svc.engine.truth import Truth
 from hypervisor_svc.engine.validation import complete
 from tests.bench.cases import Case, engine, lane
 
@@ -64,7 +65,7 @@ def make_jobs(cases: list[Case]) -> list[Job]:
     for case in cases:
         one = _engine(case, POLICIES[0])
         reference = next(iter(one.references.values()))
-        truth = reference.run(complete(case.events), 0, is_computed=case.is_computed, leading=None)
+        truth = reference.run(complete(case.events), 0, leading=None)
         jobs += [Job(case, policy, truth) for policy in POLICIES]
     return jobs
 

@@ -12,6 +12,7 @@ import numpy as np
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, EventColumns, EventKind, Mark
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.engine import Engine, EngineConfig
+from hypervisor_svc.engine.fleet import LEAST_EVENTS
 from hypervisor_svc.policies import policy_names, policy_table, policy_vendors
 from hypervisor_svc.policies.base import Policy, tabulate
 from tests.model.streams import Mix
@@ -176,6 +177,7 @@ def engine_of(
     computed: bool = True,
     features: policy_pb2.CpuFeatures = NO_FEATURES,
     leading: int | None = None,
+    least_events: int | None = LEAST_EVENTS,
 ) -> Engine:
     """Return an engine with a lane for each policy, all on one vendor and CPU."""
     config = hypervisor_pb2.SessionConfig(
@@ -189,10 +191,12 @@ def engine_of(
         leading_vendor=policy_pb2.Vendor.ValueType(leading or vendor),
         leading_features=features,
     )
-    return Engine(EngineConfig.from_proto(config, policy_table))
+    return Engine(EngineConfig.from_proto(config, policy_table), least_events=least_events)
 
 
-def engine_for(mix: Mix, *policies: PolicyLike, vendor: int = VMX) -> Engine:
+def engine_for(
+    mix: Mix, *policies: PolicyLike, vendor: int = VMX, least_events: int | None = LEAST_EVENTS
+) -> Engine:
     """Return an engine that a random stream of ``mix`` fits."""
     return engine_of(
         *policies,
@@ -202,6 +206,7 @@ def engine_for(mix: Mix, *policies: PolicyLike, vendor: int = VMX) -> Engine:
         initial=mix.initial_physical_cpus,
         computed=mix.computed,
         features=policy_pb2.CpuFeatures(rtm=mix.rtm, bus_lock_detect=mix.bus_lock),
+        least_events=least_events,
     )
 
 

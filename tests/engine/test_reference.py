@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from exitlab.events import EventColumns, EventKind, Mark, Mode
 from hypervisor_svc.arch.reference import DEBUGCTL, DEBUGCTL_UNKNOWN
 from hypervisor_svc.engine import ReferenceKey
-from hypervisor_svc.engine.engine import Reference
-from hypervisor_svc.engine.lane import Truth
+from hypervisor_svc.engine.truth import Reference, Truth
 from hypervisor_svc.engine.validation import complete
 from tests.engine.build import (
     IF_FAULT,
@@ -108,7 +107,7 @@ def check(events: EventColumns, mix: Mix, vendor: int) -> None:
     """Hold the reference against the second model: every event, and the registers at the end."""
     one, model = reference_of(mix, vendor), second_model(mix, vendor)
     told = model.tell(events_of(events))
-    truth = one.run(complete(events), 0, is_computed=mix.computed, leading=None)
+    truth = one.run(complete(events), 0, leading=None)
     assert differences(truth, told) == []
     for vcpu in range(mix.vcpus):
         ours, theirs = registers_of(one, vcpu), model.registers(vcpu)
@@ -250,7 +249,7 @@ def test_small_streams(rows: list[Row], ends: list[tuple[int, int]], vendor: int
     """What random streams do not hold: each ends with the stories and values in the table."""
     events = stream(rows)
     one = reference_of(Mix(vcpus=1), vendor)
-    truth = one.run(complete(events), 0, is_computed=True, leading=None)
+    truth = one.run(complete(events), 0, leading=None)
     shown = np.where(np.isin(truth.stories, SHOWING), truth.values, 0)
     told = list(zip(truth.stories.tolist(), shown.tolist(), strict=True))
     assert told[len(told) - len(ends) :] == ends

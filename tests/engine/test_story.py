@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from exitlab.events import EventColumns, EventKind
 from exitlab.v1 import report_pb2
 from hypervisor_svc.engine import Engine, ReferenceKey, records
-from hypervisor_svc.engine.engine import Reference
-from hypervisor_svc.engine.lane import Truth
+from hypervisor_svc.engine.truth import Reference, Truth
 from hypervisor_svc.engine.validation import complete
 from hypervisor_svc.engine.vocabulary import Deviation
 from tests.engine.build import (
@@ -68,9 +67,7 @@ def differences(ours: Told, truth: Truth) -> list[int]:
 def truth_of(events: EventColumns, mix: Mix, vendor: int) -> Truth:
     """Return what the architecture alone shows of ``events``."""
     key = ReferenceKey(VENDOR_OF[vendor], mix.rtm, mix.bus_lock)
-    return Reference(key, mix.vcpus, is_computed=mix.computed).run(
-        complete(events), 0, is_computed=mix.computed, leading=None
-    )
+    return Reference(key, mix.vcpus, is_computed=mix.computed).run(complete(events), 0, leading=None)
 
 
 def assert_exact(events: EventColumns, mix: Mix, vendor: int, *policies: str) -> None:

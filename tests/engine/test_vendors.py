@@ -14,8 +14,7 @@ import pytest
 from exitlab.events import DebuggerControl, EventColumns, EventKind, Mode
 from hypervisor_svc.arch import reference as ref
 from hypervisor_svc.arch.story import Story
-from hypervisor_svc.engine.engine import Reference
-from hypervisor_svc.engine.lane import Truth
+from hypervisor_svc.engine.truth import Reference, Truth
 from hypervisor_svc.engine.validation import complete
 from tests.engine.build import VENDORS, VMX
 from tests.engine.decorate import decorated
@@ -30,7 +29,7 @@ TAKES_DB: Final = DebuggerControl.SINGLESTEP | DebuggerControl.USE_HW_BP
 
 def told(one: Reference, events: EventColumns, mix: Mix, first: int = 0) -> Truth:
     """Return what a reference tells of events."""
-    return one.run(complete(events), first, is_computed=mix.computed, leading=None)
+    return one.run(complete(events), first, leading=None)
 
 
 @pytest.mark.parametrize("mix", [*MIXES.values(), ALIKE], ids=[*MIXES, "all that is alike"])

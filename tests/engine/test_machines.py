@@ -1,0 +1,136 @@
+"""Bill machines and the oracle loop say the same, to the last digit, wherever a stream is cut."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import pytest
+
+from exitlab.events import EventColumns, EventKind
+from guest_svc.workloads import find_workload, workload_names
+from hypervisor_svc.engine import Engine
+from tests.engine.build import (
+    DECISIONS,
+    FULL,
+    HEAVY,
+    SUMMARY,
+    SVM,
+    TSC_DEADLINE,
+    VENDORS,
+    VMX,
+    Row,
+    class_marks,
+    cpuid,
+    engine_for,
+    engine_of,
+    event,
+    get_dr,
+    policies_on,
+    set_debugregs,
+    set_dr,
+    stream,
+    wrmsr,
+)
+from tests.engine.decorate import GROUPS, any_stream, mix_of
+from tests.model.streams import Mix
+
+ALONE: Final = Mix(vcpus=3, scheduling=False, kicks=False, host=False, outside=False)
+
+
+class Said(NamedTuple):
+    """All that an engine says of a stream."""
+
+    parts: list[bytes]
+    report: bytes
+
+
+def say(engine: Engine, events: EventColumns, level: int, cuts: Sequence[int] = ()) -> Said:
+    """Run a stream in blocks that end at ``cuts``."""
+    parts = []
+    for start, stop in pairwise([0, *cuts, len(events)]):
+        blocks = engine.feed(events.rows(start, stop), level)
+        parts += [part.SerializeToString(deterministic=True) for part in blocks]
+    return Said(parts, engine.report().SerializeToString(deterministic=True))
+
+
+def by_machine(engine: Engine) -> list[int]:
+    """Return how many events each lane has run by machine."""
+    return [events for fleet in engine.fleets.values() for events in fleet.events_by_machine]
+
+
+@pytest.mark.parametrize("level", [SUMMARY, DECISIONS, FULL])
+@pytest.mark.parametrize("group", ["alone", *GROUPS])
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_machines_say_what_the_loop_says(vendor: int, group: str, level: int) -> None:
+    """Random streams of all kinds under every policy: outcomes and report are the same bytes."""
+    mix = ALONE if group == "alone" else mix_of(group, vendor)
+    ran = 0
+    for seed in range(3):
+        events = any_stream(seed, 400, mix)
+        cuts = sorted({37 * (seed + 1), 150, len(events) // 2})
+        loop, machines = (
+            engine_for(mix, *policies_on(vendor), vendor=vendor, least_events=least) for least in (None, 1)
+        )
+        assert say(loop, events, level, cuts) == say(machines, events, level, cuts)
+        ran += sum(by_machine(machines))
+        assert not any(by_machine(loop))
+    assert ran > 1000 or group != "alone"
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("name", workload_names())
+def test_every_workload_and_capture(name: str, vendor: int) -> None:
+    """The sources that are shipped: the same bytes again, and most lanes do run by machine."""
+    source = find_workload(name).make({}, seed=3, events=30_000)
+    policies = policies_on(vendor)
+    loop, machines = (
+        engine_of(
+            *policies,
+            vendor=vendor,
+            leading=VMX,
+            vcpus=source.vcpus,
+            physical_cpus=source.physical_cpus,
+            computed=source.computed_breakpoints,
+            least_events=least,
+        )
+        for least in (None, 1)
+    )
+    for block in source.blocks():
+        assert say(loop, block, DECISIONS) == say(machines, block, DECISIONS)
+    assert sum(events > 0 for events in by_machine(machines)) >= len(policies) // 2
+
+
+# A window in which DR6 is written, fast exits, and what ends it.
+STALE: Final[dict[str, list[Row]]] = {
+    "read": [get_dr(6)],
+    "saved, then read": [cpuid(), get_dr(6)],
+    "read by the host": [event(EventKind.GET_DEBUGREGS), get_dr(6)],
+    "set by the host": [*set_debugregs(dr6=0xFFFF_0FF4), get_dr(6)],
+    "under a debugger": [event(EventKind.HOST_DEBUGGER, selector=1), get_dr(6), get_dr(0)],
+    "written again": [set_dr(6, 0xFFFF_0FF8), get_dr(6)],
+}
+
+
+@pytest.mark.parametrize("case", STALE)
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_stale_copy_is_as_old_as_it_is(vendor: int, case: str) -> None:
+    """Cut anywhere in a window, a DR6 that was lost is the one that the loop has lost."""
+    events = stream(
+        [set_dr(6, 0xFFFF_0FF1), cpuid(), set_dr(0, 0x5000), set_dr(6, 0xFFFF_0FF2), get_dr(6)],
+        [wrmsr(TSC_DEADLINE)],
+        STALE[case],
+        [event(EventKind.PAUSE), cpuid(marks=class_marks(HEAVY)), get_dr(6)],
+    )
+    policies = policies_on(vendor)
+    whole = say(engine_of(*policies, vendor=vendor, least_events=None), events, SUMMARY)
+    for cut in range(1, len(events)):
+        engine = engine_of(*policies, vendor=vendor, least_events=1)
+        assert say(engine, events, SUMMARY, [cut]).report == whole.report
+
+
+@pytest.mark.parametrize("vendor", [VMX, SVM])
+def test_small_blocks_are_the_loops(vendor: int) -> None:
+    """A block with fewer events than it pays to learn for goes through the loop."""
+    engine = engine_for(ALONE, *policies_on(vendor), vendor=vendor)
+    engine.feed(any_stream(1, 300, ALONE), SUMMARY)
+    assert not any(by_machine(engine))
