@@ -640,6 +640,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         enters_nested = False
         is_clustered = False
         is_undone = False  # a debugger's general detect left the access undone
+        is_explained = False  # registers that differ as a declared deviation has left them
         is_due = False  # what MOV SS has held, if anything, comes instead of this event
         is_surviving = False  # in a window that has survived the debugger's coming
         exit_class = _LIGHT
@@ -1208,19 +1209,19 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 step = _DONE
                 if story == _STORY_REGISTERS:
                     dr6 &= ~vcpu[v, TRUE_UNDEFINED]
-                    if saves or source != _LIVE:
-                        seen = registers_digest(
-                            vcpu[v, SHADOW],
-                            vcpu[v, SHADOW + 1],
-                            vcpu[v, SHADOW + 2],
-                            vcpu[v, SHADOW + 3],
-                            dr6,
-                            dr7,
-                        )
-                    else:
-                        seen = registers_digest(
-                            physical[p, 0], physical[p, 1], physical[p, 2], physical[p, 3], dr6, dr7
-                        )
+                    is_shadow = saves or source != _LIVE
+                    db0 = vcpu[v, SHADOW] if is_shadow else physical[p, 0]
+                    db1 = vcpu[v, SHADOW + 1] if is_shadow else physical[p, 1]
+                    db2 = vcpu[v, SHADOW + 2] if is_shadow else physical[p, 2]
+                    db3 = vcpu[v, SHADOW + 3] if is_shadow else physical[p, 3]
+                    seen = registers_digest(db0, db1, db2, db3, dr6, dr7)
+                    # A digest does not say which register differs.
+                    unlike = (db0 ^ vcpu[v, TRUE]) & ~vcpu[v, DECLARED]
+                    unlike |= (db1 ^ vcpu[v, TRUE + 1]) & ~vcpu[v, DECLARED + 1]
+                    unlike |= (db2 ^ vcpu[v, TRUE + 2]) & ~vcpu[v, DECLARED + 2]
+                    unlike |= (db3 ^ vcpu[v, TRUE + 3]) & ~vcpu[v, DECLARED + 3]
+                    unlike |= (dr6 ^ vcpu[v, TRUE_DR6]) & ~vcpu[v, DECLARED_DR6] & ~vcpu[v, TRUE_UNDEFINED]
+                    is_explained = (unlike | ((dr7 ^ vcpu[v, TRUE_DR7]) & ~vcpu[v, DECLARED_DR7])) == ZERO
                 elif story == _STORY_VMEXIT:
                     step = _LEAVE_NESTED
             elif step == _LEAVE_NESTED:
@@ -1777,11 +1778,22 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
         # What the guest saw, against the reference.
         undefined = U64(true_undefined[i])
         if story != true_story or (story != _NOTHING and ((seen ^ true_value) & ~undefined) != ZERO):
+            is_here = story == _STORY_DB_FAULT or story == _STORY_DB_TRAP
+            is_there = true_story == _STORY_DB_FAULT or true_story == _STORY_DB_TRAP
+            known = vcpu[v, DECLARED_DR6] | (vcpu[v, DECLARED_DR7] << _32)
+            if taint != ZERO and slot >= _FOUR and ((declares >> (_R_EMULATED_MASKS - ONE)) & ONE) != ZERO:
+                known |= (taint & LOW_32) << (_32 * (slot - _FOUR))  # by this very access
+            differing = (seen ^ true_value) & ~undefined & ~known
             if rule == ZERO and is_io and (true_story == _STORY_DB_TRAP or true_story == _STORY_VMEXIT):
-                if ((declares >> (_R_IO_BREAKPOINT - ONE)) & ONE) != ZERO:
+                # No bit of a breakpoint, or no exception at all if no step is due either.
+                is_missing = story == _NOTHING and (mode & _TF) == ZERO
+                is_missing = is_missing or (story == true_story and (differing & ~_15) == ZERO)
+                if is_missing and ((declares >> (_R_IO_BREAKPOINT - ONE)) & ONE) != ZERO:
                     rule = _R_IO_BREAKPOINT
             if rule == ZERO and kind == _INT1 and not is_held:
-                if ((declares >> (_R_INT1_AS_DB - ONE)) & ONE) != ZERO:
+                is_merged = (differing & ~(_15 | DR6_RTM | (DR7_GD << _32))) == ZERO
+                is_merged = is_merged and (story == true_story or (is_here and is_there))
+                if is_merged and ((declares >> (_R_INT1_AS_DB - ONE)) & ONE) != ZERO:
                     rule = _R_INT1_AS_DB
             is_declared = rule != ZERO
             is_trap = story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP
@@ -1795,8 +1807,6 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     conditions = (_THREE << (_TWO * k)) | (_15 << (_16 + _FOUR * k))
                     if vcpu[v, _DECLARED_AT + k] != ZERO or (vcpu[v, DECLARED_DR7] & conditions) != ZERO:
                         slots |= ONE << k
-                is_here = story == _STORY_DB_FAULT or story == _STORY_DB_TRAP
-                is_there = true_story == _STORY_DB_FAULT or true_story == _STORY_DB_TRAP
                 hits = seen if is_here or story == _STORY_VMEXIT else true_value
                 if story == true_story or (is_here and is_there):
                     hits = seen ^ true_value
@@ -1808,7 +1818,18 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 for k in range(_FOUR):
                     if ((enables >> (_TWO * k)) & _THREE) == ZERO:
                         hits &= ~(ONE << k)
-                if (hits & _15 & ~undefined & ~slots) == ZERO and slots != ZERO:
+                # All else that can be seen is as it must be.
+                rest = ZERO
+                if story == true_story:
+                    rest = differing & ~_15
+                elif is_here and is_there:
+                    rest = differing & ~(_15 | DR6_BS)
+                elif is_here and not is_write:
+                    rest = seen ^ (vcpu[v, TRUE_DR6] | (vcpu[v, TRUE_DR7] << _32))
+                    rest &= ~(vcpu[v, TRUE_UNDEFINED] | known | _15 | DR6_RTM | (DR7_GD << _32))
+                if kind == _INT1:  # that changes them only with something held
+                    rest &= ~(DR6_RTM | (DR7_GD << _32))
+                if (hits & _15 & ~undefined & ~slots) == ZERO and slots != ZERO and rest == ZERO:
                     rule = vcpu[v, DECLARED_RULE] if vcpu[v, STALE_SLOTS] == ZERO else _R_STALE_EFFECTIVE
                 is_declared = rule != ZERO
             is_mov_dr = group == _DR
@@ -1818,22 +1839,17 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     rule = _R_STALE_EFFECTIVE
                     is_declared = True
             if not is_declared and story == true_story:
-                allowed = vcpu[v, DECLARED_DR6] | (vcpu[v, DECLARED_DR7] << _32)
-                if taint != ZERO and slot >= _FOUR:  # by this very access
-                    allowed |= (taint & LOW_32) << (_32 * (slot - _FOUR))
+                allowed = known
                 if story == _STORY_VMEXIT and not is_svm:
                     allowed |= vcpu[v, DECLARED_DEBUGCTL] << DEBUGCTL_SHIFT
                 if story == _STORY_READ:
                     allowed = vcpu[v, _DECLARED_AT + slot] if is_mov_dr else vcpu[v, DECLARED_DEBUGCTL]
                 elif story == _STORY_REGISTERS:
-                    allowed = ZERO
-                    for k in range(_SIX):
-                        if vcpu[v, _DECLARED_AT + k] != ZERO:
-                            allowed = ~ZERO  # a digest does not say which register differs
+                    allowed = ~ZERO if is_explained else ZERO
                 if ((seen ^ true_value) & ~undefined & ~allowed) == ZERO:
                     is_declared = True
                     rule = vcpu[v, DECLARED_RULE]
-                    if rule == ZERO:
+                    if rule == ZERO:  # it is by this access, whose masks are declared
                         rule = _R_EMULATED_MASKS
             if not is_declared and is_surviving:
                 # The window that survived the debugger let the guest set a general detect of its own.
@@ -1884,9 +1900,16 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 if story != true_story:
                     is_debug = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT
                     if is_debug or story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP:
-                        kept_dr6 = DR6_CAUSES | DR6_RTM
-                        vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
-                        vcpu[v, DECLARED_DR7] |= DR7_GD
+                        # What the one exception has done and the other has not.
+                        before = vcpu[v, TRUE_DR6] | (vcpu[v, TRUE_DR7] << _32)
+                        here = seen if is_exception(story) else before
+                        there = true_value if is_exception(true_story) else before
+                        difference = (here ^ there) | vcpu[v, TRUE_UNDEFINED]
+                        if is_write or story == _STORY_VMEXIT or true_story == _STORY_VMEXIT:
+                            difference |= DR6_CAUSES | DR6_RTM | (DR7_GD << _32)
+                        kept_dr6 = difference & LOW_32
+                        vcpu[v, DECLARED_DR6] |= kept_dr6
+                        vcpu[v, DECLARED_DR7] |= difference >> _32
                         vcpu[v, DECLARED_RULE] = rule
                     if is_here_undone != is_there_undone:
                         # What MOV SS has held goes on as the stream does.

@@ -12,8 +12,9 @@ Source: intel/haxm ``core/vcpu.c`` (4c524a10): ``exit_dr_access``, ``load_guest_
 ``save_host_dr``, ``load_host_dr``, ``vcpu_update_exception_bitmap``.
 Not modelled: high bits of DR6 and DR7 are taken without #GP; BD of an emulated general detect is not
 loaded, so that the next exit reads it away (here it is loaded); general detect is tested on the shadow,
-which still has GD after a #DB; while a debugger has hardware breakpoints, reads give reset values,
-writes are lost and #DB exits. Exit classes are those of kvm-default: nothing depends on them.
+which still has GD after a #DB. A host debugger is refused: while one has hardware breakpoints, the
+guest's writes are lost, its reads give reset values and its #DB exits, which no action here says. Exit
+classes are those of kvm-default: nothing depends on them.
 """
 
 from enum import IntEnum
@@ -46,7 +47,6 @@ class Haxm(Policy):
     emulated_dr6_fixed = 0
     emulated_dr7_writable = 0xFFFF_FFFF
     quirks = Quirk.GD_KEEPS_TRAP_BITS
-    refuses_debugger = False
     costs = MappingProxyType({Action.HOST_SAVE: Operations(dr_reads=5)})  # DR7 is read at each entry
     deviations = (
         IO_EXITS,

@@ -6,7 +6,8 @@ the same place, so that one operation does both. While the guest keeps a breakpo
 entry loads DR0 to DR3, since somebody else may have used them. While a host debugger is attached no
 window opens, and every access is emulated.
 
-Versions differ in the facts of ``kvm_eras``; the bugs of some follow from them.
+Versions differ in the facts of ``kvm_eras``; the bugs of some follow from them. What is known of them
+and not modelled stands in ``kvm_deviations``.
 
 Source: Linux ``arch/x86/kvm``: ``vcpu_enter_guest``, ``handle_dr``, ``dr_interception``,
 ``vmx_sync_dirty_debug_regs``, ``svm_sync_dirty_debug_regs``, ``svm_vcpu_run``, ``kvm_set_dr``,

@@ -3,6 +3,19 @@
 Each hangs on a fact of its own of the version. Accesses are emulated on 3.14, and on later versions
 while a host debugger is attached.
 
+Known and not modelled, each read in the source and untested:
+
+- SVM up to 5.6: a DR6 that the guest writes while a debugger has hardware breakpoints is lost when the
+  debugger leaves. ``kvm_set_dr`` puts it into ``arch.dr6`` alone then, and later reads come from the
+  VMCB. Here it stays. The actions could do it, but no rule of ``Deviation`` declares what is read then.
+- VMX from 5.12 on: a debug exception that exits sets bit 11 of DR6, which a guest that has bus-lock
+  detection may have cleared (``kvm_deliver_exception_payload`` ORs DR6_ACTIVE_LOW; on SVM it does so
+  while no window is open, inferred). Here bit 11 stays.
+- VMX up to 3.16: such an exception does not set DR6's RTM bit (``handle_exception`` ORs the
+  qualification alone). Here it does.
+
+Merging a debug exception is the loop's, which does it alike for every policy.
+
 Source: Linux ``arch/x86/kvm`` of the versions named, read; where nobody tested it, the entry says so.
 """
 

@@ -292,6 +292,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool enters_nested = false;
         bool is_clustered = false;
         bool is_undone = false; /* a debugger's general detect left the access undone */
+        bool is_explained = false; /* registers that differ as a declared deviation has left them */
         bool is_due = false; /* what MOV SS has held, if anything, comes instead of this event */
         bool is_surviving = false; /* in a window that has survived the debugger's coming */
         u64 exit_class = K_LIGHT;
@@ -333,7 +334,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool peeks = false; /* a look into the table, with nothing done */
         u64 source = K_LIVE;
         bool is_here, is_open;
-        u64 at, difference, dr7, hits, key, shade;
+        u64 at, difference, dr7, here, hits, key, shade, there;
         while (step != K_DONE) {
             u64 moment = K_NO_MOMENT;
             bool climbs = false;
@@ -927,13 +928,19 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 step = K_DONE;
                 if (story == K_STORY_REGISTERS) {
                     dr6 &= ~vcpu[v][TRUE_UNDEFINED];
-                    if (saves || source != K_LIVE) {
-                        seen = registers_digest(vcpu[v][SHADOW], vcpu[v][SHADOW + 1], vcpu[v][SHADOW + 2],
-                                vcpu[v][SHADOW + 3], dr6, dr7);
-                    } else {
-                        seen = registers_digest(physical[p][0], physical[p][1], physical[p][2],
-                                physical[p][3], dr6, dr7);
-                    }
+                    bool is_shadow = saves || source != K_LIVE;
+                    u64 db0 = is_shadow ? vcpu[v][SHADOW] : physical[p][0];
+                    u64 db1 = is_shadow ? vcpu[v][SHADOW + 1] : physical[p][1];
+                    u64 db2 = is_shadow ? vcpu[v][SHADOW + 2] : physical[p][2];
+                    u64 db3 = is_shadow ? vcpu[v][SHADOW + 3] : physical[p][3];
+                    seen = registers_digest(db0, db1, db2, db3, dr6, dr7);
+                    /* A digest does not say which register differs. */
+                    u64 unlike = (db0 ^ vcpu[v][TRUE]) & ~vcpu[v][DECLARED];
+                    unlike |= (db1 ^ vcpu[v][TRUE + 1]) & ~vcpu[v][DECLARED + 1];
+                    unlike |= (db2 ^ vcpu[v][TRUE + 2]) & ~vcpu[v][DECLARED + 2];
+                    unlike |= (db3 ^ vcpu[v][TRUE + 3]) & ~vcpu[v][DECLARED + 3];
+                    unlike |= (dr6 ^ vcpu[v][TRUE_DR6]) & ~vcpu[v][DECLARED_DR6] & ~vcpu[v][TRUE_UNDEFINED];
+                    is_explained = (unlike | ((dr7 ^ vcpu[v][TRUE_DR7]) & ~vcpu[v][DECLARED_DR7])) == 0;
                 } else if (story == K_STORY_VMEXIT) {
                     step = K_LEAVE_NESTED;
                 }
@@ -1569,8 +1576,8 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         }
                         if (is_open || ((dr7 | true_dr7) & DR7_ENABLES) != 0) {
                             for (u64 k = 0; k < 4; k++) {
-                                u64 here = (dr7 >> (2 * k)) & 3;
-                                u64 there = (true_dr7 >> (2 * k)) & 3;
+                                here = (dr7 >> (2 * k)) & 3;
+                                there = (true_dr7 >> (2 * k)) & 3;
                                 bool differs = physical[p][k] != vcpu[c][K_TRUE_AT + k];
                                 if (here != there || (differs && (is_open || here != 0))) {
                                     is_hazard = true;
@@ -1646,13 +1653,25 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         /* What the guest saw, against the reference. */
         u64 undefined = true_undefined[i];
         if (story != true_story || (story != K_NOTHING && ((seen ^ true_value) & ~undefined) != 0)) {
+            is_here = story == K_STORY_DB_FAULT || story == K_STORY_DB_TRAP;
+            bool is_there = true_story == K_STORY_DB_FAULT || true_story == K_STORY_DB_TRAP;
+            u64 known = vcpu[v][DECLARED_DR6] | (vcpu[v][DECLARED_DR7] << 32);
+            if (taint != 0 && slot >= 4 && ((declares >> (K_R_EMULATED_MASKS - 1)) & 1) != 0) {
+                known |= (taint & LOW_32) << (32 * (slot - 4)); /* by this very access */
+            }
+            u64 differing = (seen ^ true_value) & ~undefined & ~known;
             if (rule == 0 && is_io && (true_story == K_STORY_DB_TRAP || true_story == K_STORY_VMEXIT)) {
-                if (((declares >> (K_R_IO_BREAKPOINT - 1)) & 1) != 0) {
+                /* No bit of a breakpoint, or no exception at all if no step is due either. */
+                bool is_missing = story == K_NOTHING && (mode & K_TF) == 0;
+                is_missing = is_missing || (story == true_story && (differing & ~15ull) == 0);
+                if (is_missing && ((declares >> (K_R_IO_BREAKPOINT - 1)) & 1) != 0) {
                     rule = K_R_IO_BREAKPOINT;
                 }
             }
             if (rule == 0 && kind == K_INT1 && !is_held) {
-                if (((declares >> (K_R_INT1_AS_DB - 1)) & 1) != 0) {
+                bool is_merged = (differing & ~(15 | DR6_RTM | (DR7_GD << 32))) == 0;
+                is_merged = is_merged && (story == true_story || (is_here && is_there));
+                if (is_merged && ((declares >> (K_R_INT1_AS_DB - 1)) & 1) != 0) {
                     rule = K_R_INT1_AS_DB;
                 }
             }
@@ -1670,8 +1689,6 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         slots |= 1ull << k;
                     }
                 }
-                is_here = story == K_STORY_DB_FAULT || story == K_STORY_DB_TRAP;
-                bool is_there = true_story == K_STORY_DB_FAULT || true_story == K_STORY_DB_TRAP;
                 hits = (is_here || story == K_STORY_VMEXIT) ? seen : true_value;
                 if (story == true_story || (is_here && is_there)) {
                     hits = seen ^ true_value;
@@ -1686,7 +1703,20 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         hits &= ~(1ull << k);
                     }
                 }
-                if ((hits & 15 & ~undefined & ~slots) == 0 && slots != 0) {
+                /* All else that can be seen is as it must be. */
+                u64 rest = 0;
+                if (story == true_story) {
+                    rest = differing & ~15ull;
+                } else if (is_here && is_there) {
+                    rest = differing & ~(15 | DR6_BS);
+                } else if (is_here && !is_write) {
+                    rest = seen ^ (vcpu[v][TRUE_DR6] | (vcpu[v][TRUE_DR7] << 32));
+                    rest &= ~(vcpu[v][TRUE_UNDEFINED] | known | 15 | DR6_RTM | (DR7_GD << 32));
+                }
+                if (kind == K_INT1) { /* that changes them only with something held */
+                    rest &= ~(DR6_RTM | (DR7_GD << 32));
+                }
+                if ((hits & 15 & ~undefined & ~slots) == 0 && slots != 0 && rest == 0) {
                     rule = vcpu[v][STALE_SLOTS] == 0 ? vcpu[v][DECLARED_RULE] : K_R_STALE_EFFECTIVE;
                 }
                 is_declared = rule != 0;
@@ -1700,27 +1730,19 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
             }
             if (!is_declared && story == true_story) {
-                u64 allowed = vcpu[v][DECLARED_DR6] | (vcpu[v][DECLARED_DR7] << 32);
-                if (taint != 0 && slot >= 4) { /* by this very access */
-                    allowed |= (taint & LOW_32) << (32 * (slot - 4));
-                }
+                u64 allowed = known;
                 if (story == K_STORY_VMEXIT && !is_svm) {
                     allowed |= vcpu[v][DECLARED_DEBUGCTL] << DEBUGCTL_SHIFT;
                 }
                 if (story == K_STORY_READ) {
                     allowed = is_mov_dr ? vcpu[v][K_DECLARED_AT + slot] : vcpu[v][DECLARED_DEBUGCTL];
                 } else if (story == K_STORY_REGISTERS) {
-                    allowed = 0;
-                    for (u64 k = 0; k < 6; k++) {
-                        if (vcpu[v][K_DECLARED_AT + k] != 0) {
-                            allowed = ~0ull; /* a digest does not say which register differs */
-                        }
-                    }
+                    allowed = is_explained ? ~0ull : 0;
                 }
                 if (((seen ^ true_value) & ~undefined & ~allowed) == 0) {
                     is_declared = true;
                     rule = vcpu[v][DECLARED_RULE];
-                    if (rule == 0) {
+                    if (rule == 0) { /* it is by this access, whose masks are declared */
                         rule = K_R_EMULATED_MASKS;
                     }
                 }
@@ -1786,9 +1808,17 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 if (story != true_story) {
                     bool is_debug = story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT;
                     if (is_debug || story == K_STORY_DB_TRAP || true_story == K_STORY_DB_TRAP) {
-                        kept_dr6 = DR6_CAUSES | DR6_RTM;
-                        vcpu[v][DECLARED_DR6] |= DR6_CAUSES | DR6_RTM;
-                        vcpu[v][DECLARED_DR7] |= DR7_GD;
+                        /* What the one exception has done and the other has not. */
+                        u64 before = vcpu[v][TRUE_DR6] | (vcpu[v][TRUE_DR7] << 32);
+                        here = is_exception(story) ? seen : before;
+                        there = is_exception(true_story) ? true_value : before;
+                        difference = (here ^ there) | vcpu[v][TRUE_UNDEFINED];
+                        if (is_write || story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT) {
+                            difference |= DR6_CAUSES | DR6_RTM | (DR7_GD << 32);
+                        }
+                        kept_dr6 = difference & LOW_32;
+                        vcpu[v][DECLARED_DR6] |= kept_dr6;
+                        vcpu[v][DECLARED_DR7] |= difference >> 32;
                         vcpu[v][DECLARED_RULE] = rule;
                     }
                     if (is_here_undone != is_there_undone) {

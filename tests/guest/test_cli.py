@@ -429,7 +429,9 @@ def version_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 # Tells that the stream is under way; it would go on for long.
 LONG_RUN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever runs the tests may ignore them
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from guest_svc import cli, embedded, run
 from guest_svc.stream import EventStream
 send = EventStream.send
