@@ -1,8 +1,10 @@
 """The engine: one stream of events under many policies, compared with the architecture.
 
-``oracle`` holds the loop, ``records`` the layout of its state, ``vocabulary`` the words it shares
-with policies, ``tables`` the policies as arrays, ``profile`` what exits, ``lane`` and ``engine`` what
-runs it, ``report`` what comes out. Policies and prices are handed in: nothing here knows one.
+``truth`` runs the architecture alone. ``oracle`` holds the loop, ``records`` the layout of its state,
+``vocabulary`` the words it shares with policies, ``tables`` and ``table_checks`` the policies as arrays,
+``profile`` what exits. ``symbols``, ``states``, ``probe`` and ``machine`` say the same as the loop in less
+time; ``fleet``, ``lane`` and ``engine`` run both, and ``report`` is what comes out. Policies and prices are
+handed in: nothing here knows one.
 
 The names below are found when they are first asked for: a policy needs the vocabulary, and should
 not have to wait for the compiler.
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
         Engine,
         EngineConfig,
         LaneSpec,
-        ReferenceKey,
     )
     from hypervisor_svc.engine.lane import EngineError, PolicyFailed
     from hypervisor_svc.engine.tables import BadTable
+    from hypervisor_svc.engine.truth import ReferenceKey
     from hypervisor_svc.engine.validation import BadEvents
 
 __all__ = [
@@ -40,6 +42,7 @@ _HOMES: Final = {
     "BadTable": "tables",
     "EngineError": "lane",
     "PolicyFailed": "lane",
+    "ReferenceKey": "truth",
 }
 
 

@@ -280,7 +280,7 @@ class Fleet:
         return bool(self._looks[row, step_number(entry)] & IS_LOOPS)
 
     def _take_back(self, row: int, vcpu: int, at: int, saved: _Places) -> None:
-        """Take back what a machine has counted in this stretch: of a vCPU its first ``at``, of those before all."""
+        """Take back what a machine counted: the first ``at`` symbols of a vCPU, all of those before."""
         for before in range(vcpu + (at > 0)):
             self._places.restore(row, saved)
             count = at if before == vcpu else int(self._per_vcpu[before, symbols.SYMBOLS])

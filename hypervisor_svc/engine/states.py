@@ -107,7 +107,8 @@ def _features(dr7: Words) -> Words:
     enables = (dr7 & np.uint64(DR7_ENABLES)) != 0
     has_gd = (dr7 & np.uint64(DR7_GD)) != 0
     found: Words = enables * np.uint64(_ENABLES) + has_gd * np.uint64(_GD)
-    return found + (dr7 == DR7_RESET) * np.uint64(_IS_RESET)
+    found += (dr7 == DR7_RESET) * np.uint64(_IS_RESET)
+    return found
 
 
 def states_of(vcpus: Words, cpus: Words, numbers: Words) -> tuple[Codes, NDArray[np.bool_]]:

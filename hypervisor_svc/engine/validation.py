@@ -1,7 +1,7 @@
 """What a block must be like before any of it is applied."""
 
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numba.types as nt
 import numpy as np
@@ -42,7 +42,8 @@ class Block(NamedTuple):
 
     def slice(self, start: int, stop: int) -> "Block":
         """Return events ``start`` to ``stop``."""
-        return Block(*(column[start:stop] for column in self))
+        part: Any = (column[start:stop] for column in self)
+        return Block(*part)
 
 
 class Rule(IntEnum):

@@ -27,7 +27,7 @@ ALIKE: Final = replace(Mix.everything(), mov_ss=False, debugger=False, nested=Fa
 TAKES_DB: Final = DebuggerControl.SINGLESTEP | DebuggerControl.USE_HW_BP
 
 
-def told(one: Reference, events: EventColumns, mix: Mix, first: int = 0) -> Truth:
+def told(one: Reference, events: EventColumns, first: int = 0) -> Truth:
     """Return what a reference tells of events."""
     return one.run(complete(events), first, leading=None)
 
@@ -37,7 +37,7 @@ def test_vendors_agree(mix: Mix) -> None:
     """Without MOV SS, debuggers and nested guests the two tell one story, undefined bits included."""
     for seed in range(2):
         events = random_stream(7 + seed, 1500, mix)
-        ours, theirs = (told(reference_of(mix, vendor), events, mix) for vendor in VENDORS)
+        ours, theirs = (told(reference_of(mix, vendor), events) for vendor in VENDORS)
         np.testing.assert_array_equal(ours.stories, theirs.stories)
         np.testing.assert_array_equal(ours.values, theirs.values)
         np.testing.assert_array_equal(ours.undefined, theirs.undefined)
@@ -45,14 +45,14 @@ def test_vendors_agree(mix: Mix) -> None:
 
 def first_difference(events: EventColumns, mix: Mix) -> str | None:
     """Return why the two references first differ on a stream, if they do."""
-    ours, theirs = (told(reference_of(mix, vendor), events, mix) for vendor in VENDORS)
+    ours, theirs = (told(reference_of(mix, vendor), events) for vendor in VENDORS)
     is_other = (ours.stories != theirs.stories) | (ours.values != theirs.values)
     is_other |= ours.undefined != theirs.undefined
     if not is_other.any():
         return None
     at = int(is_other.argmax())
     before = reference_of(mix, VMX)
-    told(before, events.rows(0, at), mix)
+    told(before, events.rows(0, at))
     event = list(events_of(events))[at]
     return _reason(event, before.state[event.vcpu], int(ours.stories[at]), int(theirs.stories[at]))
 
