@@ -1822,7 +1822,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 # All else that can be seen is as it must be.
                 rest = ZERO
                 if story == true_story:
-                    rest = differing & ~_15
+                    rest = differing & ~(_15 | (DR6_BS if story == _STORY_VMEXIT else ZERO))
                 elif is_here and is_there:
                     rest = differing & ~(_15 | DR6_BS)
                 elif is_here and not is_write:

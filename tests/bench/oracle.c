@@ -1707,7 +1707,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 /* All else that can be seen is as it must be. */
                 u64 rest = 0;
                 if (story == true_story) {
-                    rest = differing & ~15ull;
+                    rest = differing & ~(15 | (story == K_STORY_VMEXIT ? DR6_BS : 0));
                 } else if (is_here && is_there) {
                     rest = differing & ~(15 | DR6_BS);
                 } else if (is_here && !is_write) {
