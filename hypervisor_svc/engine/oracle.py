@@ -1799,6 +1799,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             is_trap = story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP
             is_trap = is_trap or story == _STORY_VMEXIT or true_story == _STORY_VMEXIT
             is_overtaken = true_story == _STORY_DB_FAULT and (true_value & _15 & ~undefined) != ZERO
+            is_due = is_due or (is_overtaken and kind != _FETCH)
             is_matched = group == _MATCH or group == _SOFTWARE or is_held or is_trap or is_overtaken
             if not is_declared and is_matched:
                 # Slots that may match otherwise: stale, or with an address or a condition declared.
@@ -1821,12 +1822,14 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                 # All else that can be seen is as it must be.
                 rest = ZERO
                 if story == true_story:
-                    rest = differing & ~_15
+                    rest = differing & ~(_15 | (DR6_BS if story == _STORY_VMEXIT else ZERO))
                 elif is_here and is_there:
                     rest = differing & ~(_15 | DR6_BS)
                 elif is_here and not is_write:
                     rest = seen ^ (vcpu[v, TRUE_DR6] | (vcpu[v, TRUE_DR7] << _32))
                     rest &= ~(vcpu[v, TRUE_UNDEFINED] | known | _15 | DR6_RTM | (DR7_GD << _32))
+                if is_due:  # or comes instead of general detect
+                    rest &= ~DR6_BD
                 if kind == _INT1:  # that changes them only with something held
                     rest &= ~(DR6_RTM | (DR7_GD << _32))
                 if (hits & _15 & ~undefined & ~slots) == ZERO and slots != ZERO and rest == ZERO:
@@ -1968,6 +1971,14 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, TRUE_UNDEFINED] = ZERO
                 for k in range(_SIX):
                     vcpu[v, _STAGED_AT + k] = ZERO
+        is_passed = False  # a write that was done before what it brought along left the nested guest
+        if true_story == _STORY_VMEXIT and is_write and not is_due:
+            tested = vcpu[v, DEBUGGER_DR7] if (host_control & USES_HW) != ZERO else vcpu[v, TRUE_DR7]
+            true_fault = first_fault(
+                is_alias and vcpu[v, HAS_DE] != ZERO, (mode & _CPL) != ZERO, (tested & DR7_GD) != ZERO
+            )
+            is_passed = true_fault == FAULT_NONE and (nested_control & WANTS_MOV_DR) == ZERO
+            is_passed = is_passed or (mark & _RETIRED) != ZERO
         if true_story >= _STORY_DB_FAULT:
             if true_story == _STORY_VMEXIT:
                 vcpu[v, TRUE_DR7] = DR7_RESET
@@ -1989,12 +2000,15 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
             is_written = not is_mine or (tested & DR7_GD) == ZERO
             if not is_written and not is_undone and (vcpu[v, DECLARED_DR7] & DR7_GD) != ZERO:
                 vcpu[v, _DECLARED_AT + slot] = ~ZERO  # a general detect that is missing let it happen
-        if is_written and (true_story == _NOTHING or true_story == _STORY_DB_TRAP):
+        is_written = is_written and (true_story == _NOTHING or true_story == _STORY_DB_TRAP or is_passed)
+        if is_written and not (is_passed and slot == _FIVE):
             if true_story == _NOTHING:
                 vcpu[v, _TRUE_AT + slot] = true_value
             elif slot < _FOUR:
                 vcpu[v, _TRUE_AT + slot] = value  # DR6 and DR7 come with the trap
-            if slot == _FOUR and true_story == _NOTHING:
+            elif is_passed and slot == _FOUR and not is_svm:
+                vcpu[v, TRUE_DR6] = canonical_dr6(value & LOW_32, writable_dr6)
+            if slot == _FOUR and (true_story == _NOTHING or (is_passed and not is_svm)):
                 vcpu[v, TRUE_UNDEFINED] = ZERO
             if is_undone:
                 is_open = is_surviving and ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO

@@ -1679,6 +1679,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             bool is_trap = story == K_STORY_DB_TRAP || true_story == K_STORY_DB_TRAP;
             is_trap = is_trap || story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT;
             bool is_overtaken = true_story == K_STORY_DB_FAULT && (true_value & 15 & ~undefined) != 0;
+            is_due = is_due || (is_overtaken && kind != K_FETCH);
             bool is_matched = group == K_MATCH || group == K_SOFTWARE || is_held || is_trap || is_overtaken;
             if (!is_declared && is_matched) {
                 /* Slots that may match otherwise: stale, or with an address or a condition declared. */
@@ -1706,12 +1707,15 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 /* All else that can be seen is as it must be. */
                 u64 rest = 0;
                 if (story == true_story) {
-                    rest = differing & ~15ull;
+                    rest = differing & ~(15 | (story == K_STORY_VMEXIT ? DR6_BS : 0));
                 } else if (is_here && is_there) {
                     rest = differing & ~(15 | DR6_BS);
                 } else if (is_here && !is_write) {
                     rest = seen ^ (vcpu[v][TRUE_DR6] | (vcpu[v][TRUE_DR7] << 32));
                     rest &= ~(vcpu[v][TRUE_UNDEFINED] | known | 15 | DR6_RTM | (DR7_GD << 32));
+                }
+                if (is_due) { /* or comes instead of general detect */
+                    rest &= ~DR6_BD;
                 }
                 if (kind == K_INT1) { /* that changes them only with something held */
                     rest &= ~(DR6_RTM | (DR7_GD << 32));
@@ -1894,6 +1898,15 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
             }
         }
+        bool is_passed = false; /* a write that was done before what it brought along left the nested guest */
+        u64 tested;
+        if (true_story == K_STORY_VMEXIT && is_write && !is_due) {
+            tested = (host_control & USES_HW) != 0 ? vcpu[v][DEBUGGER_DR7] : vcpu[v][TRUE_DR7];
+            u64 true_fault = first_fault(is_alias && vcpu[v][HAS_DE] != 0, (mode & K_CPL) != 0, (tested &
+                    DR7_GD) != 0);
+            is_passed = true_fault == FAULT_NONE && (nested_control & WANTS_MOV_DR) == 0;
+            is_passed = is_passed || (mark & K_RETIRED) != 0;
+        }
         if (true_story >= K_STORY_DB_FAULT) {
             if (true_story == K_STORY_VMEXIT) {
                 vcpu[v][TRUE_DR7] = DR7_RESET;
@@ -1913,20 +1926,23 @@ void run_lane(const u8 *kinds, u64 kinds_size,
         bool is_written = is_write && (mark & K_NOT_RETIRED) == 0;
         if (is_written && (mark & K_RETIRED) == 0 && takes_db) {
             /* General detect that the debugger takes leaves the access undone. */
-            u64 tested = (host_control & USES_HW) != 0 ? vcpu[v][DEBUGGER_DR7] : vcpu[v][TRUE_DR7];
+            tested = (host_control & USES_HW) != 0 ? vcpu[v][DEBUGGER_DR7] : vcpu[v][TRUE_DR7];
             bool is_mine = (host_control & USES_HW) != 0 || is_svm;
             is_written = !is_mine || (tested & DR7_GD) == 0;
             if (!is_written && !is_undone && (vcpu[v][DECLARED_DR7] & DR7_GD) != 0) {
                 vcpu[v][K_DECLARED_AT + slot] = ~0ull; /* a general detect that is missing let it happen */
             }
         }
-        if (is_written && (true_story == K_NOTHING || true_story == K_STORY_DB_TRAP)) {
+        is_written = is_written && (true_story == K_NOTHING || true_story == K_STORY_DB_TRAP || is_passed);
+        if (is_written && !(is_passed && slot == 5)) {
             if (true_story == K_NOTHING) {
                 vcpu[v][K_TRUE_AT + slot] = true_value;
             } else if (slot < 4) {
                 vcpu[v][K_TRUE_AT + slot] = value; /* DR6 and DR7 come with the trap */
+            } else if (is_passed && slot == 4 && !is_svm) {
+                vcpu[v][TRUE_DR6] = canonical_dr6(value & LOW_32, writable_dr6);
             }
-            if (slot == 4 && true_story == K_NOTHING) {
+            if (slot == 4 && (true_story == K_NOTHING || (is_passed && !is_svm))) {
                 vcpu[v][TRUE_UNDEFINED] = 0;
             }
             if (is_undone) {

@@ -5,6 +5,7 @@ from typing import Final
 import pytest
 
 from exitlab.events import DebuggerControl, EventKind, Mark, Mode
+from exitlab.v1 import policy_pb2
 from tests.engine.build import SVM, VMX, Row, event, fetch, get_dr, run, set_dr, staged, stream
 from tests.engine.kvm_versions import DECLARED
 
@@ -40,6 +41,23 @@ CASES: Final = {
             event(EventKind.INT1),
         ],
     ),
+    "a match that a stale address misses is due where general detect refuses": (
+        *("kvm-3.14", VMX),
+        [
+            *(set_dr(0, 32), *staged(dr6=0, dr7=0), event(EventKind.SET_DEBUGREGS), set_dr(7, 0x3_2001)),
+            *(event(EventKind.MOV_SS, arg=2), event(EventKind.INT3), set_dr(0, 0)),
+        ],
+    ),
+    "a write whose step leaves a nested guest": (
+        *("kvm-4.6", VMX),
+        [
+            *(
+                event(EventKind.HOST_DEBUGGER, selector=DebuggerControl.ENABLE),
+                event(EventKind.VMRUN, value=8),
+            ),
+            set_dr(6, 0, modes=Mode.TF),
+        ],
+    ),
     "a match that is missed comes with a write of DR6": (
         *("xen-pv", VMX),
         [
@@ -55,5 +73,6 @@ def test_what_follows_from_a_declared_deviation_is_declared(case: str) -> None:
     """The story differs, by a declared rule only."""
     policy, vendor, rows = CASES[case]
     events: list[Row] = rows
-    lane = run(stream(*events), policy, vendor=vendor).lanes[0]
+    features = policy_pb2.CpuFeatures(rtm=True, bus_lock_detect=True)
+    lane = run(stream(*events), policy, vendor=vendor, features=features).lanes[0]
     assert lane.verdict == DECLARED, lane.first_divergence.what

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,27 +84,6 @@ def hypervisor() -> Iterator[Hypervisor]:
         yield connected
 
 
-NEEDS_NO_DEVIATION = {
-    *("kvm-4.6", "kvm-5.4", "kvm-5.7", "kvm-5.14", "kvm-6.14", "kvm-7.1", "kvm-6.14-skip-debug-controls"),
-    *("bhyve", "nvmm", "xen/vmx", "virtualbox", "hardware-switch"),
-}
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_vectors_pass_under_every_policy_that_claims_to_be_correct(
-    hypervisor: Hypervisor, path: Path
-) -> None:
-    """A guest sees what real processors answer, or a deviation that its policy lists with its source."""
-    lanes = conform.choose_lanes(hypervisor.policies(), ["correct"], [VMX, SVM])
-    outcome = conform.run_vectors(hypervisor, read_vectors(path), lanes)
-    assert [(case.name, case.policy, case.vendor, case.note) for case in outcome.failures] == []
-    if path == SHIPPED[0]:
-        declaring = {name for case in outcome.cases if case.declared for name in names_of(case)}
-        assert declaring & NEEDS_NO_DEVIATION == set()
-        assert not any(case.is_refused for case in outcome.cases)
-        assert (len(outcome.cases), outcome.vectors, outcome.out) == (131 * len(lanes), 131, [])
-
-
 def test_plain_python_answers_as_compiled_code_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The given vectors pass in both."""
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
@@ -113,11 +91,6 @@ def test_plain_python_answers_as_compiled_code_does(monkeypatch: pytest.MonkeyPa
         lanes = conform.choose_lanes(plain.policies(), ["correct"], [VMX, SVM])
         outcome = conform.run_vectors(plain, read_vectors(SHIPPED[0]), lanes)
     assert [(case.name, case.policy, case.vendor, case.note) for case in outcome.failures] == []
-
-
-def names_of(case: Case) -> tuple[str, str]:
-    """Return a case's policy with and without its vendor."""
-    return case.policy, f"{case.policy}/{case.vendor}"
 
 
 @pytest.mark.parametrize(

@@ -586,7 +586,7 @@ def test_a_session_that_fails(
     attempts: tuple[Callable[[], object], ...] = (
         stream.get,
         lambda: next(watch),  # without waiting for its hour to pass
-        Stream(client, session_id).get,
+        lambda: Stream(client, session_id).get(),  # opened once the first is over
         lambda: stub.FinishSession(finish, timeout=SECONDS),
         lambda: stub.GetReport(get, timeout=SECONDS),
         lambda: next(stub.WatchReport(hour, timeout=SECONDS)),
