@@ -114,7 +114,8 @@ def run_machines(  # type: ignore[no-untyped-def]  # typed by its signature
         next_c = U64(tables[c, state_c | symbol])
         next_d = U64(tables[d, state_d | symbol])
         if (next_a & next_b & next_c & next_d & _U_PLAIN) == ZERO:
-            is_stopped = next_a * next_b * next_c * next_d == _U_UNKNOWN
+            is_stopped = (next_a == _U_UNKNOWN) | (next_b == _U_UNKNOWN)
+            is_stopped = is_stopped | (next_c == _U_UNKNOWN) | (next_d == _U_UNKNOWN)
             if not is_stopped:
                 look = looks[a, next_a & _U_NUMBER] | looks[b, next_b & _U_NUMBER]
                 look |= looks[c, next_c & _U_NUMBER] | looks[d, next_d & _U_NUMBER]
