@@ -1239,9 +1239,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, FIELD_DEBUGCTL] = ZERO
                 vcpu[v, NESTED] = ZERO
                 vcpu[v, SHADOW_DR7] = DR7_RESET
-                # Out of the session it is as if the host had set the registers.
-                is_inside = vcpu[v, RUNG] < _OUT_OF_SESSION
-                control = _CONTROL_NESTED if is_inside else _CONTROL_DEBUGREGS
+                control = _CONTROL_NESTED
                 moment = _CONTROL_CHANGED
             elif step == _CLUSTER:
                 step = _HANDLED

@@ -340,7 +340,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             bool climbs = false;
             u64 c = subject; /* the vCPU whose moment it is */
             p = 0; /* the physical CPU that it is on */
-            bool is_hazard, is_inside, is_refused, is_set, owns;
+            bool is_hazard, is_refused, is_set, owns;
             u64 condition, dr6, owner, written;
             if (step == K_ENTER) {
                 u64 rung = vcpu[v][RUNG];
@@ -902,7 +902,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                 }
             } else if (step == K_SHOW) {
-                is_inside = vcpu[v][RUNG] == 0;
+                bool is_inside = vcpu[v][RUNG] == 0;
                 p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
                 /* Inside, an exit would save what the processor holds; outside, it may have done so. */
                 bool saves = lane[RUNG_OF_SAVING] == 1;
@@ -961,9 +961,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
                 vcpu[v][NESTED] = 0;
                 vcpu[v][SHADOW_DR7] = DR7_RESET;
-                /* Out of the session it is as if the host had set the registers. */
-                is_inside = vcpu[v][RUNG] < K_OUT_OF_SESSION;
-                control = is_inside ? K_CONTROL_NESTED : K_CONTROL_DEBUGREGS;
+                control = K_CONTROL_NESTED;
                 moment = K_CONTROL_CHANGED;
             } else if (step == K_CLUSTER) {
                 step = K_HANDLED;
