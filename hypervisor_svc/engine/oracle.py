@@ -104,6 +104,7 @@ from hypervisor_svc.engine.records import (
     DECLARES,
     DIGEST,
     DIVERGED,
+    DUE_RULE,
     EFFECTIVE,
     EFFECTIVE_DR7,
     EMULATED_DR6_FIXED,
@@ -1238,9 +1239,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, FIELD_DEBUGCTL] = ZERO
                 vcpu[v, NESTED] = ZERO
                 vcpu[v, SHADOW_DR7] = DR7_RESET
-                # Out of the session it is as if the host had set the registers.
-                is_inside = vcpu[v, RUNG] < _OUT_OF_SESSION
-                control = _CONTROL_NESTED if is_inside else _CONTROL_DEBUGREGS
+                control = _CONTROL_NESTED
                 moment = _CONTROL_CHANGED
             elif step == _CLUSTER:
                 step = _HANDLED
@@ -1854,6 +1853,11 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     rule = vcpu[v, DECLARED_RULE]
                     if rule == ZERO:  # it is by this access, whose masks are declared
                         rule = _R_EMULATED_MASKS
+            is_debug = is_here or is_there or story == _STORY_VMEXIT or true_story == _STORY_VMEXIT
+            if not is_declared and vcpu[v, DUE_RULE] != ZERO and is_debug:
+                # The registers may have changed since, from outside.
+                rule = vcpu[v, DUE_RULE]
+                is_declared = True
             if not is_declared and is_surviving:
                 # The window that survived the debugger let the guest set a general detect of its own.
                 if ((declares >> (_R_OPEN_SURVIVES - ONE)) & ONE) != ZERO:
@@ -1901,8 +1905,7 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     vcpu[v, DECLARED_DR6] |= DR6_CAUSES | DR6_RTM
                     vcpu[v, DECLARED_RULE] = rule
                 if story != true_story:
-                    is_debug = story == _STORY_DB_FAULT or true_story == _STORY_DB_FAULT
-                    if is_debug or story == _STORY_DB_TRAP or true_story == _STORY_DB_TRAP:
+                    if is_here or is_there:
                         # What the one exception has done and the other has not.
                         before = vcpu[v, TRUE_DR6] | (vcpu[v, TRUE_DR7] << _32)
                         here = seen if is_exception(story) else before
@@ -2026,6 +2029,20 @@ def run_lane(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # see t
                     if ((declares >> (masks_rule - ONE)) & ONE) != ZERO:
                         vcpu[v, _DECLARED_AT + slot] |= taint
                         vcpu[v, DECLARED_RULE] = masks_rule
+        if is_computed and kind < _FIRST_ASYNCHRONOUS and true_story != _STORY_NOT_TAKEN:
+            if kind == _MOV_SS:
+                due_rule = vcpu[v, DECLARED_RULE] if vcpu[v, STALE_SLOTS] == ZERO else _R_STALE_EFFECTIVE
+                is_open = vcpu[v, STALE_SLOTS] != ZERO or (vcpu[v, DECLARED_DR7] & ~DR7_GD) != ZERO
+                for k in range(_FOUR):
+                    is_open = is_open or vcpu[v, _DECLARED_AT + k] != ZERO
+                vcpu[v, DUE_RULE] = due_rule if is_open else ZERO
+            elif vcpu[v, DUE_RULE] != ZERO:
+                if is_written and takes_db:
+                    vcpu[v, _DECLARED_AT + slot] = ~ZERO  # what goes to the debugger leaves it undone
+                    vcpu[v, DECLARED_RULE] = vcpu[v, DUE_RULE]
+                is_passing = kind == _FETCH or kind == _INT3 or (group == _DR and not is_write)
+                if not is_passing or (is_exception(true_story) and true_story != _STORY_BP):
+                    vcpu[v, DUE_RULE] = ZERO
         if level >= LEVEL_DECISIONS:
             key = event_key | (story << _KEY_STORY)
             at = (key ^ (event_operations * U64(0x9E37_79B9_7F4A_7C15))) * U64(0xBF58_476D_1CE4_E5B9)

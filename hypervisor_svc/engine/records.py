@@ -67,7 +67,8 @@ SURVIVED: Final = 75  # a window has survived the coming of the debugger that is
 FIELD_DEBUGCTL: Final = 76  # VMX: GUEST_IA32_DEBUGCTL; SVM: what the hypervisor switches by hand
 NESTED_DEBUGCTL: Final = 77  # that the guest hypervisor gave, or finds (VMX)
 DECLARED_DEBUGCTL: Final = 78  # bits of it that may differ by a declared deviation
-VCPU_FIELDS: Final = 79
+DUE_RULE: Final = 79  # the deviation that may decide what MOV SS has held, plus one
+VCPU_FIELDS: Final = 80
 
 KEEP_MEMORY: Final = 255  # next memory of a cell that leaves the memory alone
 

@@ -12,7 +12,8 @@ Source: VirtualBox ``HMVMXR0.cpp`` (4908d8d1), ``VMXAllTemplate.cpp.h``, ``HMSVM
 Assumed: a debugger that is attached steps. HLT and MWAIT leave the session, interrupts do not (thread
 context hooks); else the classes of kvm-default, with no port or device handled in ring 0. The intercept
 goes on as the session is left; in the source at the next export, and not where DR7 stays enabled
-(2 VMWRITEs a session less). Emulation makes its checks in the processor's order.
+(2 VMWRITEs a session less). DR7 is written as a nested guest is left, also where ring 3 does that and
+the next export writes it anyway. Emulation makes its checks in the processor's order.
 Not modelled, read in the source and untested: on VT-x a #DB while the guest's registers are loaded
 puts into DR6 what CPUM last saved: BD, BS and BT that the guest has cleared itself come back. Not
 verified: that the host's DR7 comes back after a session that loaded nothing.
@@ -112,6 +113,7 @@ class VirtualBox(Policy):
         """Export a nested guest's DR7; what else is set from outside is exported at the next session."""
         if sees.control is Control.HOST_BREAKPOINTS:
             return None
-        if sees.control is not Control.NESTED:
+        is_out = sees.memory == Owner.HOST and sees.debugger is not Debugger.NONE
+        if sees.control is not Control.NESTED or is_out:
             return do(_KEEP_DR7)
         return self.enter_session(sees) or do(Action.EFFECTIVE_MERGED, Action.LOAD_DR7)

@@ -340,7 +340,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
             bool climbs = false;
             u64 c = subject; /* the vCPU whose moment it is */
             p = 0; /* the physical CPU that it is on */
-            bool is_hazard, is_inside, is_refused, is_set, owns;
+            bool is_hazard, is_refused, is_set, owns;
             u64 condition, dr6, owner, written;
             if (step == K_ENTER) {
                 u64 rung = vcpu[v][RUNG];
@@ -902,7 +902,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                 }
             } else if (step == K_SHOW) {
-                is_inside = vcpu[v][RUNG] == 0;
+                bool is_inside = vcpu[v][RUNG] == 0;
                 p = vcpu[v][RESIDENT_ON] != 0 ? (vcpu[v][RESIDENT_ON] - 1) : vcpu[v][HOME];
                 /* Inside, an exit would save what the processor holds; outside, it may have done so. */
                 bool saves = lane[RUNG_OF_SAVING] == 1;
@@ -961,9 +961,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 }
                 vcpu[v][NESTED] = 0;
                 vcpu[v][SHADOW_DR7] = DR7_RESET;
-                /* Out of the session it is as if the host had set the registers. */
-                is_inside = vcpu[v][RUNG] < K_OUT_OF_SESSION;
-                control = is_inside ? K_CONTROL_NESTED : K_CONTROL_DEBUGREGS;
+                control = K_CONTROL_NESTED;
                 moment = K_CONTROL_CHANGED;
             } else if (step == K_CLUSTER) {
                 step = K_HANDLED;
@@ -1751,6 +1749,12 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     }
                 }
             }
+            bool is_debug = is_here || is_there || story == K_STORY_VMEXIT || true_story == K_STORY_VMEXIT;
+            if (!is_declared && vcpu[v][DUE_RULE] != 0 && is_debug) {
+                /* The registers may have changed since, from outside. */
+                rule = vcpu[v][DUE_RULE];
+                is_declared = true;
+            }
             if (!is_declared && is_surviving) {
                 /* The window that survived the debugger let the guest set a general detect of its own. */
                 if (((declares >> (K_R_OPEN_SURVIVES - 1)) & 1) != 0) {
@@ -1810,8 +1814,7 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                     vcpu[v][DECLARED_RULE] = rule;
                 }
                 if (story != true_story) {
-                    bool is_debug = story == K_STORY_DB_FAULT || true_story == K_STORY_DB_FAULT;
-                    if (is_debug || story == K_STORY_DB_TRAP || true_story == K_STORY_DB_TRAP) {
+                    if (is_here || is_there) {
                         /* What the one exception has done and the other has not. */
                         u64 before = vcpu[v][TRUE_DR6] | (vcpu[v][TRUE_DR7] << 32);
                         here = is_exception(story) ? seen : before;
@@ -1965,6 +1968,25 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                         vcpu[v][K_DECLARED_AT + slot] |= taint;
                         vcpu[v][DECLARED_RULE] = masks_rule;
                     }
+                }
+            }
+        }
+        if (is_computed && kind < K_FIRST_ASYNCHRONOUS && true_story != K_STORY_NOT_TAKEN) {
+            if (kind == K_MOV_SS) {
+                u64 due_rule = vcpu[v][STALE_SLOTS] == 0 ? vcpu[v][DECLARED_RULE] : K_R_STALE_EFFECTIVE;
+                is_open = vcpu[v][STALE_SLOTS] != 0 || (vcpu[v][DECLARED_DR7] & ~DR7_GD) != 0;
+                for (u64 k = 0; k < 4; k++) {
+                    is_open = is_open || vcpu[v][K_DECLARED_AT + k] != 0;
+                }
+                vcpu[v][DUE_RULE] = is_open ? due_rule : 0;
+            } else if (vcpu[v][DUE_RULE] != 0) {
+                if (is_written && takes_db) {
+                    vcpu[v][K_DECLARED_AT + slot] = ~0ull; /* what goes to the debugger leaves it undone */
+                    vcpu[v][DECLARED_RULE] = vcpu[v][DUE_RULE];
+                }
+                bool is_passing = kind == K_FETCH || kind == K_INT3 || (group == K_DR && !is_write);
+                if (!is_passing || (is_exception(true_story) && true_story != K_STORY_BP)) {
+                    vcpu[v][DUE_RULE] = 0;
                 }
             }
         }

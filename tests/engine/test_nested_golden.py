@@ -21,6 +21,7 @@ from hypervisor_svc.engine import Engine
 from tests.engine.build import (
     FAST,
     FULL,
+    HEAVY,
     LIGHT,
     SVM,
     TSC_DEADLINE,
@@ -28,6 +29,7 @@ from tests.engine.build import (
     VMX,
     Row,
     Told,
+    class_marks,
     engine_of,
     event,
     get_dr,
@@ -161,3 +163,13 @@ def test_the_write_that_is_lost_is_free(vendor: int) -> None:
         engine = engine_of(policy, vendor=vendor)
         engine.feed(stream(slow), FULL)
         assert engine.report().lanes[0].verdict == SAME
+
+
+@pytest.mark.parametrize(("policy", "vendor"), NESTING)
+@pytest.mark.parametrize("exit_class", [FAST, LIGHT, HEAVY])
+def test_what_is_loaded_stays_l1s(policy: str, vendor: int, exit_class: int) -> None:
+    """L2 is left in the session or out of it: neither takes back or loses what L1 has written."""
+    leaves = event(EventKind.VMEXIT_TO_L1, selector=18, marks=class_marks(exit_class))
+    engine = engine_of(policy, vendor=vendor)
+    engine.feed(stream(set_dr(0, 0x7000), *enters_l2(0, STALE), leaves), FULL)
+    assert engine.report().lanes[0].verdict == SAME  # what is read at the end is part of it

@@ -58,6 +58,13 @@ CASES: Final = {
             set_dr(6, 0, modes=Mode.TF),
         ],
     ),
+    "a match that is missed is due after registers were set from outside": (
+        *("xen-pv", VMX),
+        [
+            *(set_dr(7, 0xB0_2004), set_dr(7, 0), event(EventKind.MOV_SS, arg=2), event(EventKind.INT3)),
+            *(event(EventKind.SET_DEBUGREGS), get_dr(0)),
+        ],
+    ),
     "a match that is missed comes with a write of DR6": (
         *("xen-pv", VMX),
         [
