@@ -74,6 +74,7 @@ _ZERO: Final = [
     *(records.DEBUGGER, records.TRUE_UNDEFINED, *range(records.DECLARED, records.DECLARED + 6)),
     *(records.STALE_SLOTS, records.CLUSTER, records.SHADOW_OF_SS, records.HELD, records.CONTROL),
     *(records.NESTED, records.EXTRA, records.SURVIVED, records.FIELD_DEBUGCTL, records.DECLARED_DEBUGCTL),
+    records.DUE_RULE,
 ]
 _ADDRESSES: Final = {
     Part.SHADOW: records.SHADOW,
