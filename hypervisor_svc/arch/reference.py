@@ -135,6 +135,21 @@ _STATE: Final = int(EventKind.STATE)
 _ADVANCE: Final = int(EventKind.ADVANCE)
 _FIRST_ASYNCHRONOUS: Final = int(EventKind.EXTERNAL_INTERRUPT)
 
+# Kinds that show nothing and change nothing here; some only where no breakpoint is enabled, or for most MSRs.
+_MATCHING: Final = (
+    *(EventKind.FETCH, EventKind.READ, EventKind.WRITE),
+    *(EventKind.IN, EventKind.OUT, EventKind.INS, EventKind.OUTS),
+)
+_MSR: Final = (EventKind.RDMSR, EventKind.WRMSR)
+_ACTING: Final = (
+    *(EventKind.MOV_TO_DR, EventKind.MOV_FROM_DR, EventKind.MOV_TO_CR),
+    *(EventKind.INT1, EventKind.INT3, EventKind.INTN, EventKind.MOV_SS, EventKind.EXCEPTION),
+    *range(EventKind.VMRUN, EventKind.ADVANCE + 1),
+)
+_MATCHING_KINDS: Final = U64(sum(1 << kind for kind in _MATCHING))
+_MSR_KINDS: Final = U64(sum(1 << kind for kind in _MSR))
+_PLAIN_KINDS: Final = U64(sum(1 << kind for kind in EventKind if kind not in (*_MATCHING, *_MSR, *_ACTING)))
+
 _UNKNOWN: Final = U64(Mark.VALUE_UNKNOWN)
 _EXPECTED: Final = U64(Mark.VALUE_EXPECTED)
 _RETIRED: Final = U64(Mark.RETIRED)
@@ -228,6 +243,49 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
             continue
         counts[EVENTS] += ONE
         mark = U64(marks[i])
+        arg = U64(args[i])
+        mode = U64(modes[i])
+        value = values[i]
+        is_ordinary = state[v, EXTRA] == ZERO and (mode & _TF) == ZERO
+        if kind <= _MOV_FROM_DR and is_ordinary and ((mark & ~_EXPECTED) | mode) == ZERO:
+            # Most streams are made of accesses about which there is nothing special: a short way for them.
+            slot = arg if arg < _FOUR else arg - _TWO
+            is_done = (state[v, DR7] & DR7_GD) == ZERO and (arg & ~ONE) != _FOUR
+            seen = value
+            story = NOTHING
+            if kind == _MOV_TO_DR:
+                is_done = is_done and (arg < _FOUR or (value >> _32) == ZERO)
+                if is_done:
+                    if arg == _SIX:
+                        seen = canonical_dr6(value, writable_dr6)
+                        state[v, UNDEFINED] = ZERO
+                        state[v, DR6_UNAIDED] = seen
+                    elif arg == _SEVEN:
+                        seen = canonical_dr7(value)
+                    state[v, slot] = seen
+            else:
+                story = READ
+                seen = state[v, slot]
+                is_expected = (mark & _EXPECTED) != ZERO
+                unaided = seen
+                if arg == _SIX:
+                    is_done = is_done and state[v, UNDEFINED] == ZERO
+                    unaided = state[v, DR6_UNAIDED]
+                is_done = is_done and (not is_expected or seen == value)
+                if is_done:
+                    counts[DIGEST] += mixed(first_event + U64(i), v, story, seen)
+                    if is_expected:
+                        counts[RECORDED_READS] += ONE
+                        if arg == _SIX:
+                            counts[DR6_READS] += ONE
+                        if unaided == value:
+                            counts[AGREEMENTS_UNAIDED] += ONE
+            if is_done:
+                state[v, CYCLES] += U64(gap_cycles[i])
+                state[v, FAULTED] = ZERO
+                stories[i] = story
+                story_values[i] = seen
+                continue
         conditional = mark & (_IF_FAULT | _IF_OK)
         if conditional != ZERO:
             faulted = state[v, FAULTED] != ZERO
@@ -244,9 +302,17 @@ def run_reference(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # 
                 story_values[i] = ZERO
                 continue
         state[v, CYCLES] += U64(gap_cycles[i])
-        arg = U64(args[i])
-        mode = U64(modes[i])
-        value = values[i]
+        is_plain = ((_PLAIN_KINDS >> U64(kind)) & ONE) != ZERO
+        if ((_MATCHING_KINDS >> U64(kind)) & ONE) != ZERO:
+            is_plain = (state[v, DR7] & DR7_ENABLES) == ZERO
+        elif ((_MSR_KINDS >> U64(kind)) & ONE) != ZERO:
+            is_plain = U64(selectors[i]) != MSR_DEBUGCTL
+        if is_plain and is_ordinary:
+            if conditional == ZERO and kind < _FIRST_ASYNCHRONOUS:
+                state[v, FAULTED] = ZERO
+            stories[i] = NOTHING
+            story_values[i] = ZERO
+            continue
         story = NOTHING
         seen = ZERO
         fault = FAULT_NONE

@@ -169,6 +169,11 @@ class Engine:
         self._settle()
         return make_report(self)
 
+    def lane_runs(self) -> list[hypervisor_pb2.LaneRun]:
+        """Return how each lane was run so far: by machine, or by the loop and why."""
+        runs = [run for fleet in self.fleets.values() for run in fleet.lane_runs()]
+        return sorted(runs, key=lambda run: run.lane)
+
     def _settle(self) -> None:
         for key, fleet in self.fleets.items():
             fleet.settle(self.references[key].state)

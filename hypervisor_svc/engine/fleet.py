@@ -9,12 +9,14 @@ is the same.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exitlab.v1 import hypervisor_pb2
 from hypervisor_svc.arch import reference as ref
 from hypervisor_svc.arch.story import Story
 from hypervisor_svc.engine import records, symbols
@@ -36,7 +38,7 @@ from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
 from hypervisor_svc.engine.probe import Row
 from hypervisor_svc.engine.records import Words
 from hypervisor_svc.engine.states import Part, put_states, states_of
-from hypervisor_svc.engine.symbols import read_symbols
+from hypervisor_svc.engine.symbols import digest_of, read_symbols
 from hypervisor_svc.engine.truth import Reference, Truth
 from hypervisor_svc.engine.validation import Block
 
@@ -54,6 +56,25 @@ _STEP: Final = np.uint64(1)
 _BACK: Final = ~np.uint64(0)
 
 
+class LoopReason(IntEnum):
+    """Why the loop runs events; the contract's numbers."""
+
+    SMALL_BLOCKS = 1
+    RARE_EVENTS = 2
+    CLUSTERS = 3
+    SHARED_CPU = 4
+    STATE = 5
+    MAY_DIVERGE = 6
+    TOO_LARGE = 7
+
+
+class Share(NamedTuple):
+    """Events that the loop ran for one reason."""
+
+    events: int
+    first: int
+
+
 @dataclass(slots=True, eq=False)
 class _Run:
     """A lane with its machine."""
@@ -64,7 +85,29 @@ class _Run:
     is_by_machine: bool = False
     rest: int = 0  # stretches that the loop still takes, as machines fell out of those before
     next_rest: int = 1
+    why: LoopReason = LoopReason.SMALL_BLOCKS  # it is the loop's, where it is
     events: int = 0  # by machine
+    shares: dict[LoopReason, Share] = field(default_factory=dict)  # by the loop
+
+    def count_loop(self, first: int, events: int) -> None:
+        """Count events that the loop runs."""
+        share = self.shares.get(self.why, Share(0, first))
+        self.shares[self.why] = share._replace(events=share.events + events)
+
+    def told(self) -> hypervisor_pb2.LaneRun:
+        """Return how the lane was run so far."""
+        return hypervisor_pb2.LaneRun(
+            lane=self.lane.number,
+            machine_events=self.events,
+            loop_shares=[
+                hypervisor_pb2.LoopShare(
+                    reason=hypervisor_pb2.LoopReason.ValueType(why),
+                    events=share.events,
+                    first_event=share.first,
+                )
+                for why, share in sorted(self.shares.items())
+            ],
+        )
 
 
 class Work(NamedTuple):
@@ -128,6 +171,7 @@ class Fleet:
         self._per_vcpu[:, symbols.OWES] = 1
         self._vcpu_places = np.zeros(vcpus, np.int64)
         self._loop_events = _LOOP_EVENTS
+        self._digest = np.uint64(0)
         self._symbols = np.zeros(0, np.uint8)
         self._accesses_before = np.zeros(0, np.uint32)
         self._events = np.zeros(0, np.uint32)
@@ -154,15 +198,21 @@ class Fleet:
                     min(2 * self._loop_events, _MOST_LOOP_EVENTS) if is_short else _LOOP_EVENTS
                 )
                 at, stop = stop, min(stop + self._loop_events, count) if may_run else count
-                self._leave(work.reference.state_before(at))
+                self._leave(work.reference.state_before(at), self._reason_to_leave(may_run=may_run))
                 self._loop(work, at, stop, self._runs)
                 self._per_vcpu[:, symbols.OWES] = 1
             at = stop
 
-    @property
-    def events_by_machine(self) -> list[int]:
-        """How many events each lane has run by machine; it depends on where the stream was cut."""
-        return [run.events for run in self._runs]
+    def lane_runs(self) -> list[hypervisor_pb2.LaneRun]:
+        """Return how each lane was run so far."""
+        return [run.told() for run in self._runs]
+
+    def _reason_to_leave(self, *, may_run: bool) -> LoopReason:
+        """Return why lanes that can be run by machine are not."""
+        if not may_run:
+            return LoopReason.SMALL_BLOCKS
+        is_full = int(self._stretch[symbols.KNOWN_WORDS]) == symbols.MAX_SYMBOLS
+        return LoopReason.TOO_LARGE if is_full else LoopReason.RARE_EVENTS
 
     def settle(self, reference: Words) -> None:
         """Bring every lane's records and counters up to date with its machine."""
@@ -189,7 +239,7 @@ class Fleet:
         with np.errstate(over="ignore"):
             read_symbols(
                 *(block.kinds, block.args, block.modes, block.marks, block.vcpus, block.selectors),
-                *(block.values, np.uint64(at), np.uint64(len(block.kinds)), np.uint64(work.first_event)),
+                *(block.values, np.uint64(at), np.uint64(len(block.kinds))),
                 *(self._is_computed, truth.stories, truth.values, truth.undefined),
                 *(profile.groups, profile.passed_msrs),
                 *(self._numbers, self._words, self._reason_numbers, self._reasons),
@@ -218,15 +268,29 @@ class Fleet:
                 if run.is_by_machine:
                     self._settle(row, run, before)
                     run.is_by_machine = False
+                    run.why = LoopReason.TOO_LARGE if run.machine.is_full else LoopReason.MAY_DIVERGE
                     run.rest = run.next_rest
                     run.next_rest = min(2 * run.next_rest, _LONGEST_REST)
             self._loop(work, at, stop, [self._runs[row] for row in fallen])
         self._accesses += self._per_vcpu[:, symbols.ACCESSES]
+        self._digest = self._digest_of(work, at, stop)
         for row in runners:
             if row not in fallen:
                 self._runs[row].next_rest = 1
                 self._runs[row].events += stop - at
                 self._tell(work, at, stop, row, saved)
+
+    @staticmethod
+    def _digest_of(work: Work, at: int, stop: int) -> np.uint64:
+        """Return what a stretch adds to the digest of every lane that it was right for."""
+        if stop - at == len(work.block.kinds):
+            return work.reference.added_digest
+        part = work.truth.slice(at, stop)
+        with np.errstate(over="ignore"):
+            found = digest_of(
+                *(part.stories, part.values, work.block.vcpus[at:stop], np.uint64(work.first_event + at))
+            )
+        return np.uint64(found)
 
     def _run_four(self, vcpu: int, four: list[int], saved: _Places) -> list[int]:
         """Run one vCPU's symbols through up to four machines; return those that fell out."""
@@ -297,7 +361,7 @@ class Fleet:
         """Write what a stretch by machine showed and decided."""
         run = self._runs[row]
         with np.errstate(over="ignore"):
-            run.lane.state.counts[records.DIGEST] += self._stretch[symbols.DIGEST]
+            run.lane.state.counts[records.DIGEST] += self._digest
         if work.level < LEVEL_DECISIONS:
             return
         run.lane.state.make_room_for_decisions()
@@ -335,6 +399,7 @@ class Fleet:
 
     def _loop(self, work: Work, at: int, stop: int, runs: list[_Run]) -> None:
         for run in runs:
+            run.count_loop(work.first_event + at, stop - at)
             outcomes = work.outcomes[run.lane.number]
             run.lane.run(
                 *(work.block.slice(at, stop), work.first_event + at, work.truth.slice(at, stop), work.level),
@@ -342,40 +407,48 @@ class Fleet:
                 recorded_reasons=work.recorded_reasons,
             )
 
-    def _leave(self, reference: Words) -> None:
+    def _leave(self, reference: Words, why: LoopReason) -> None:
         self.settle(reference)
         for run in self._runs:
-            run.is_by_machine = False
+            if run.is_by_machine or why == LoopReason.SMALL_BLOCKS:
+                run.is_by_machine, run.why = False, why
 
     # Between records and machines.
 
     def _take_up(self, row: int, run: _Run, truth: Words) -> None:
-        """Go on by machine, if the lane's records have states."""
-        run.rest -= run.rest > 0
-        lane = run.lane
-        vcpus, cpus = lane.state.vcpus, lane.state.physical_cpus
-        homes = vcpus[:, records.HOME].tolist()
-        is_fit = not run.rest and not lane.visits.size and not lane.constants[records.CLUSTER_GAP]
-        # A lane that has refused a change is elsewhere than its stream.
-        is_there = (vcpus[:, records.TRUE : records.TRUE + 6] == truth[:, : ref.DR7 + 1]).all()
-        is_there = is_there and (vcpus[:, records.HAS_DE] == truth[:, ref.HAS_DE]).all()
-        if not is_fit or not is_there or len(set(homes)) < len(homes):
+        """Go on by machine, or take note why not."""
+        if run.rest:
+            run.rest -= 1
             return
-        codes, has_state = states_of(vcpus, cpus[homes], np.arange(len(homes), dtype=np.uint64))
-        if not has_state.all():
+        numbers = self._states_to_begin_with(run, truth)
+        if isinstance(numbers, LoopReason):
+            run.why = numbers
             return
-        numbers = []
-        for code in codes:
-            number = run.machine.number_of(code.tobytes())
-            if number is None:
-                return
-            numbers.append(number)
         where = self._places
         where.states[:, row] = np.array(numbers, np.uint64) * np.uint64(ROW)
         with np.errstate(over="ignore"):
-            where.opened[:, row] = self._accesses - vcpus[:, records.WINDOW_SIZE]
+            where.opened[:, row] = self._accesses - run.lane.state.vcpus[:, records.WINDOW_SIZE]
         where.last[:, row] = 0
         run.is_by_machine = True
+
+    @staticmethod
+    def _states_to_begin_with(run: _Run, truth: Words) -> list[int] | LoopReason:
+        """Return the numbers of the states that a lane's records have, or why it is the loop's."""
+        lane = run.lane
+        vcpus, cpus = lane.state.vcpus, lane.state.physical_cpus
+        homes = vcpus[:, records.HOME].tolist()
+        if lane.visits.size or lane.constants[records.CLUSTER_GAP]:
+            return LoopReason.CLUSTERS
+        if len(set(homes)) < len(homes):
+            return LoopReason.SHARED_CPU
+        # A lane that has refused a change is elsewhere than its stream.
+        is_there = (vcpus[:, records.TRUE : records.TRUE + 6] == truth[:, : ref.DR7 + 1]).all()
+        is_there = is_there and (vcpus[:, records.HAS_DE] == truth[:, ref.HAS_DE]).all()
+        codes, has_state = states_of(vcpus, cpus[homes], np.arange(len(homes), dtype=np.uint64))
+        if not is_there or not has_state.all():
+            return LoopReason.STATE
+        numbers = [run.machine.number_of(code.tobytes()) for code in codes]
+        return LoopReason.TOO_LARGE if None in numbers else [number or 0 for number in numbers]
 
     def _settle(self, row: int, run: _Run, reference: Words) -> None:
         """Bring a lane's records and counters up to date; it can go on by machine."""

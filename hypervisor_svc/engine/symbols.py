@@ -69,12 +69,11 @@ SYMBOLS: Final = 0  # how many symbols
 ACCESSES: Final = 1  # MOV DRs of the stretch that do what they say, wherever they run natively
 OWES: Final = 2  # the next event that needs the guest is a symbol
 VCPU_COLUMNS: Final = 3
-# And of all: how many events were taken, how many words and reasons are known, the story's digest.
+# And of all: how many events were taken, how many words and reasons are known.
 TAKEN: Final = 0
 KNOWN_WORDS: Final = 1
 KNOWN_REASONS: Final = 2
-DIGEST: Final = 3
-STRETCH_FIELDS: Final = 4
+STRETCH_FIELDS: Final = 3
 
 _MOV_TO_DR: Final = int(EventKind.MOV_TO_DR)
 _MOV_TO_CR: Final = int(EventKind.MOV_TO_CR)
@@ -119,13 +118,13 @@ _TWO: Final = U64(2)
 _THREE: Final = U64(3)
 _FOUR: Final = U64(4)
 _SIX: Final = U64(6)
-_11: Final = U64(11)
 _12: Final = U64(12)
-_16: Final = U64(16)
 _32: Final = U64(32)
 _CLASS_OF_MARK: Final = U64(6)
 _DETAIL: Final = U64(WORD_DETAIL_SHIFT)
 _CLASS: Final = U64(WORD_CLASS_SHIFT)
+_BIT_11: Final = U64(1 << 11)
+_BIT_16: Final = U64(1 << 16)
 _W_DR: Final = U64(WORD_DR)
 _W_WRITE: Final = U64(WORD_DR_WRITE)
 _W_USER: Final = U64(WORD_DR_USER)
@@ -135,8 +134,6 @@ _W_CUT: Final = U64(WORD_DR_CUT)
 _W_WIDE: Final = U64(WORD_DR_WIDE)
 _W_ENABLES: Final = U64(WORD_DR_ENABLES)
 _W_GD: Final = U64(WORD_DR_GD)
-_W_BIT_11: Final = U64(WORD_DR_BIT_11)
-_W_BIT_16: Final = U64(WORD_DR_BIT_16)
 _W_RESET: Final = U64(WORD_DR_RESET)
 _W_STEPS: Final = U64(WORD_STEPS)
 _NO_REASON: Final = U64(0xFFFF)
@@ -160,7 +157,7 @@ _U32 = nt.Array(nt.uint32, 1, "C", readonly=True, aligned=False)
 _U64 = nt.Array(nt.uint64, 1, "C", readonly=True, aligned=False)
 _SIGNATURE = nt.void(
     *(_U8, _U8, _U8, _U8, _U8, _U32, _U64),  # events
-    *(nt.uint64, nt.uint64, nt.uint64, nt.boolean),
+    *(nt.uint64, nt.uint64, nt.boolean),
     *(nt.uint8[::1], nt.uint64[::1], nt.uint32[::1]),  # the reference's story
     *(nt.uint8[::1], nt.uint32[::1]),  # profile
     *(nt.uint8[::1], nt.uint32[::1], nt.uint16[::1], nt.uint32[::1]),  # numbers of words and of reasons
@@ -180,7 +177,6 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
     values,
     start,
     stop,
-    first_event,
     is_computed,
     stories,
     story_values,
@@ -206,7 +202,10 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
     """
     known_words = stretch[KNOWN_WORDS]
     known_reasons = stretch[KNOWN_REASONS]
-    digest = ZERO
+    current = ZERO  # the vCPU whose columns are at hand
+    at = U64(places[ZERO])
+    accesses = ZERO
+    owes = per_vcpu[ZERO, OWES]
     i = start
     while i < stop:
         kind = U64(kinds[i])
@@ -214,21 +213,22 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
         if kind == _ADVANCE or story == _NOT_TAKEN:
             i += ONE
             continue
-        group = groups[kind]
-        v = U64(vcpus[i])
         mark = U64(marks[i])
-        steps = is_computed and (U64(modes[i]) & _TF) != ZERO
+        mode = U64(modes[i])
+        group = groups[kind]
+        steps = is_computed and (mode & _TF) != ZERO
         word = U64(QUIET_WORD)
-        counts = False
+        counts = ZERO
         if group == _DR:
             arg = U64(args[i])
             word = _W_DR | arg
-            if (U64(modes[i]) & _CPL) != ZERO:
-                word |= _W_USER
-            if (mark & _RETIRED) != ZERO:
-                word |= _W_RETIRED
-            if (mark & _NOT_RETIRED) != ZERO:
-                word |= _W_NOT_RETIRED
+            if ((mark & (_RETIRED | _NOT_RETIRED)) | mode) != ZERO:
+                if (mode & _CPL) != ZERO:
+                    word |= _W_USER
+                if (mark & _RETIRED) != ZERO:
+                    word |= _W_RETIRED
+                if (mark & _NOT_RETIRED) != ZERO:
+                    word |= _W_NOT_RETIRED
             if kind == _MOV_TO_DR:
                 word |= _W_WRITE
                 value = values[i]
@@ -236,18 +236,16 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                     if story != _NOTHING or (mark & _NOT_RETIRED) != ZERO:
                         break
                     value = story_values[i]
-                if (U64(modes[i]) & _OPERAND_32) != ZERO:
+                if (mode & _OPERAND_32) != ZERO:
                     if (value >> _32) != ZERO:
                         word |= _W_CUT
                     value &= LOW_32
                 if arg >= _FOUR:
                     if (value >> _32) != ZERO:
                         word |= _W_WIDE
-                    if ((value >> _11) & ONE) != ZERO:
-                        word |= _W_BIT_11
+                    word |= value & _BIT_11  # as WORD_DR_BIT_11
                     if (arg & ONE) == ZERO:
-                        if ((value >> _16) & ONE) != ZERO:
-                            word |= _W_BIT_16
+                        word |= (value & _BIT_16) >> _FOUR  # as WORD_DR_BIT_16
                     else:
                         if (value & DR7_ENABLES) != ZERO:
                             word |= _W_ENABLES
@@ -255,8 +253,8 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                             word |= _W_GD
                         if canonical_dr7(value & LOW_32) == DR7_RESET:
                             word |= _W_RESET
-            counts = (mark & _NOT_RETIRED) == ZERO
-            counts = counts and ((_DONE >> story) & ONE) != ZERO
+            if (mark & _NOT_RETIRED) == ZERO:
+                counts = (_DONE >> story) & ONE
         elif group == _QUIET:
             if steps:
                 word = kind
@@ -326,7 +324,7 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                 word = kind
         else:
             break  # what a host, a nested guest or MOV SS does
-        if undefined[i] != 0:
+        if story != _NOTHING and undefined[i] != 0:
             break
         if steps:
             word |= _W_STEPS
@@ -342,19 +340,38 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                 numbers[word] = np.uint8(known_words)
             else:
                 symbol -= ONE
-        if symbol != ZERO or per_vcpu[v, OWES] != ZERO:
+        v = U64(vcpus[i])
+        if v != current:
+            per_vcpu[current, SYMBOLS] = at - U64(places[current])
+            per_vcpu[current, ACCESSES] = accesses
+            per_vcpu[current, OWES] = owes
+            current = v
             at = U64(places[v]) + per_vcpu[v, SYMBOLS]
-            symbols[at] = np.uint8(symbol)
-            accesses_before[at] = np.uint32(per_vcpu[v, ACCESSES])
-            events[at] = np.uint32(i)
-            per_vcpu[v, SYMBOLS] += ONE
-            per_vcpu[v, OWES] = ONE if symbol != ZERO else ZERO
-            if counts:
-                per_vcpu[v, ACCESSES] += ONE
-        if story != _NOTHING:
-            digest += mixed(first_event + i, v, story, story_values[i])
+            accesses = per_vcpu[v, ACCESSES]
+            owes = per_vcpu[v, OWES]
+        # Always written, and kept by going on: a branch would be guessed wrong too often.
+        symbols[at] = np.uint8(symbol)
+        accesses_before[at] = np.uint32(accesses)
+        events[at] = np.uint32(i)
+        is_symbol = ONE if symbol != ZERO else ZERO
+        at += is_symbol | owes
+        owes = is_symbol
+        accesses += counts
         i += ONE
+    per_vcpu[current, SYMBOLS] = at - U64(places[current])
+    per_vcpu[current, ACCESSES] = accesses
+    per_vcpu[current, OWES] = owes
     stretch[TAKEN] = i
     stretch[KNOWN_WORDS] = known_words
     stretch[KNOWN_REASONS] = known_reasons
-    stretch[DIGEST] = digest
+
+
+@compiled(nt.uint64(nt.uint8[::1], nt.uint64[::1], _U8, nt.uint64))
+def digest_of(stories, values, vcpus, first_event):  # type: ignore[no-untyped-def]  # typed by its signature
+    """Return what the stories of a stretch, in which nothing is undefined, add to a lane's digest."""
+    digest = ZERO
+    for i in range(U64(stories.size)):
+        story = U64(stories[i])
+        if story != _NOTHING and story != _NOT_TAKEN:
+            digest += mixed(first_event + i, U64(vcpus[i]), story, values[i])
+    return digest

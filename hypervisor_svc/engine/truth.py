@@ -73,13 +73,17 @@ class Reference:
         self._is_computed = is_computed
         self.state: Words = reference.new_reference_state(vcpus, is_computed=is_computed)
         self.counts: Words = np.zeros(reference.REFERENCE_COUNTS, np.uint64)
+        self.added_digest = np.uint64(0)  # by the last block
         self._past: Past
 
     def run(self, block: Block, first_event: int, *, leading: Truth | None) -> Truth:
         """Run a checked block and return what the guest sees."""
         truth = Truth.empty(len(block.kinds))
         self._past = Past(self.state.copy(), 0, block, leading)
+        before = self.counts[reference.DIGEST]
         self._call(block, first_event, truth, leading)
+        with np.errstate(over="ignore"):
+            self.added_digest = self.counts[reference.DIGEST] - before
         return truth
 
     def state_before(self, event: int) -> Words:

@@ -18,6 +18,10 @@ _EXCEPTION: Final = int(EventKind.EXCEPTION)
 _FIRST_HOST_KIND: Final = int(EventKind.SCHED_OUT)
 _CONDITIONAL: Final = np.uint8(Mark.IF_FAULT | Mark.IF_OK)
 _BOTH_RETIRED: Final = np.uint8(Mark.RETIRED | Mark.NOT_RETIRED)
+_IN_TURN: Final = np.uint64(3)  # histograms, so that counting one event need not wait for the one before
+_KIND_BITS: Final = np.uint8(63)
+_MARKS: Final = np.arange(256, dtype=np.uint8)
+_IS_ODD_MARK: Final = (_MARKS & _CONDITIONAL != 0) | (_MARKS & _BOTH_RETIRED == _BOTH_RETIRED)
 _MOV_FROM_DR: Final = int(EventKind.MOV_FROM_DR)
 _RDMSR: Final = int(EventKind.RDMSR)
 _DEBUGCTL: Final = np.uint32(MSR_DEBUGCTL)
@@ -86,13 +90,13 @@ _U8 = nt.Array(nt.uint8, 1, "C", readonly=True, aligned=False)
 _U32 = nt.Array(nt.uint32, 1, "C", readonly=True, aligned=False)
 _SIGNATURE = nt.int64(
     *(_U8, _U8, _U8, _U8, _U8, _U32),
-    *(nt.int64, nt.boolean, nt.uint8[::1], nt.uint32[::1]),
-    *(nt.uint64[::1], nt.int64[::1]),
+    *(nt.int64, nt.boolean, nt.boolean[::1], nt.boolean[::1], nt.uint8[::1], nt.uint32[::1]),
+    *(nt.uint64[:, ::1], nt.int64[::1]),
 )
 
 
 @compiled(_SIGNATURE)
-def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature; a rule a branch
+def _first_broken(  # type: ignore[no-untyped-def]  # noqa: PLR0912  # typed by its signature; a rule a branch
     kinds,
     args,
     modes,
@@ -101,14 +105,24 @@ def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature; a 
     selectors,
     vcpu_count,
     is_computed,
+    is_odd_kind,
+    is_odd_mark,
     largest_args,
     largest_selectors,
     counts,
     where,
 ):
-    """Return the first rule that an event breaks and put its index into ``where``; count kinds."""
+    """Return the first rule that an event breaks and put its index into ``where``; count kinds.
+
+    Of a kind or a mark that is not odd nothing but its numbers can be wrong, unless it is stepped.
+    """
     for i in range(np.uint64(kinds.size)):
         kind = kinds[i]
+        counts[i & _IN_TURN, kind & _KIND_BITS] += np.uint64(1)
+        mark = marks[i]
+        is_odd = is_odd_kind[kind] or is_odd_mark[mark] or (modes[i] & _TF) != 0 or vcpus[i] >= vcpu_count
+        if not is_odd and args[i] <= largest_args[kind] and selectors[i] <= largest_selectors[kind]:
+            continue
         broken = 0
         if kind == 0 or kind > _KINDS:
             broken = 1
@@ -126,18 +140,17 @@ def _first_broken(  # type: ignore[no-untyped-def]  # typed by its signature; a 
             broken = 5
         elif is_computed and kind == _EXCEPTION and selectors[i] == _RECORDED_DB:
             broken = 6
-        elif (marks[i] & _CONDITIONAL) == _CONDITIONAL:
+        elif (mark & _CONDITIONAL) == _CONDITIONAL:
             broken = 7
-        elif kind >= _FIRST_HOST_KIND and (marks[i] & _CONDITIONAL) != 0:
+        elif kind >= _FIRST_HOST_KIND and (mark & _CONDITIONAL) != 0:
             broken = 8
-        elif (marks[i] & _BOTH_RETIRED) == _BOTH_RETIRED:
+        elif (mark & _BOTH_RETIRED) == _BOTH_RETIRED:
             broken = 9
         elif _READ <= kind <= _WRITE and args[i] == 0:
             broken = 10
         if broken != 0:
             where[0] = i
             return broken
-        counts[kind] += np.uint64(1)
     return 0
 
 
@@ -150,6 +163,10 @@ class Checker:
         self._physical_cpus = physical_cpus
         self._is_computed = is_computed
         self._reasons: set[int] = set()
+        self._is_odd_kind = np.ones(256, np.bool_)
+        self._is_odd_kind[1 : _KINDS + 1] = False
+        self._is_odd_kind[[EventKind.READ, EventKind.WRITE]] = True
+        self._is_odd_kind[EventKind.EXCEPTION] = is_computed
         self._largest_args = np.full(64, 255, np.uint8)
         self._largest_args[[EventKind.MOV_TO_DR, EventKind.MOV_FROM_DR]] = 7
         self._largest_args[EventKind.STAGE] = 5
@@ -167,18 +184,19 @@ class Checker:
             BadEvents: naming the first bad event and the first rule that it breaks.
 
         """
-        counts = np.zeros(64, np.uint64)
+        counts = np.zeros((int(_IN_TURN) + 1, 64), np.uint64)
         where = np.zeros(1, np.int64)
         broken = _first_broken(
             *(block.kinds, block.args, block.modes, block.marks, block.vcpus, block.selectors),
-            *(self._vcpus, self._is_computed),
+            *(self._vcpus, self._is_computed, self._is_odd_kind, _IS_ODD_MARK),
             *(self._largest_args, self._largest_selectors, counts, where),
         )
         if broken:
             self._refuse(Rule(broken), block, int(where[0]), first_event)
-        if counts[EventKind.EXIT] or counts[EventKind.VMEXIT_TO_L1]:
+        found: NDArray[np.uint64] = counts.sum(axis=0)
+        if found[EventKind.EXIT] or found[EventKind.VMEXIT_TO_L1]:
             self._check_reasons(block, first_event)
-        return counts
+        return found
 
     def _refuse(self, rule: Rule, block: Block, at: int, first_event: int) -> None:
         number = int(block.kinds[at])

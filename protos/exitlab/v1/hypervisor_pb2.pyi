@@ -86,6 +86,50 @@ SESSION_STATE_FAILED: SessionState.ValueType  # 4
 """Cannot go on: the status's note says why, and so does the refusal of whatever is asked."""
 global___SessionState = SessionState
 
+class _LoopReason:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _LoopReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_LoopReason.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    LOOP_REASON_UNSPECIFIED: _LoopReason.ValueType  # 0
+    """Not used."""
+    LOOP_REASON_SMALL_BLOCKS: _LoopReason.ValueType  # 1
+    """They came in small blocks."""
+    LOOP_REASON_RARE_EVENTS: _LoopReason.ValueType  # 2
+    """They or those just before them are the host's, a nested guest's or of a kind that is rare."""
+    LOOP_REASON_CLUSTERS: _LoopReason.ValueType  # 3
+    """The policy counts accesses or cycles itself."""
+    LOOP_REASON_SHARED_CPU: _LoopReason.ValueType  # 4
+    """Several vCPUs were on one physical CPU."""
+    LOOP_REASON_STATE: _LoopReason.ValueType  # 5
+    """A debugger, registers that nobody's rule explains, or a deviation under way."""
+    LOOP_REASON_MAY_DIVERGE: _LoopReason.ValueType  # 6
+    """A register that is not the guest's may come to matter."""
+    LOOP_REASON_TOO_LARGE: _LoopReason.ValueType  # 7
+    """The policy's machine has more states, steps or symbols than there is room for."""
+
+class LoopReason(_LoopReason, metaclass=_LoopReasonEnumTypeWrapper):
+    """Why the loop ran events."""
+
+LOOP_REASON_UNSPECIFIED: LoopReason.ValueType  # 0
+"""Not used."""
+LOOP_REASON_SMALL_BLOCKS: LoopReason.ValueType  # 1
+"""They came in small blocks."""
+LOOP_REASON_RARE_EVENTS: LoopReason.ValueType  # 2
+"""They or those just before them are the host's, a nested guest's or of a kind that is rare."""
+LOOP_REASON_CLUSTERS: LoopReason.ValueType  # 3
+"""The policy counts accesses or cycles itself."""
+LOOP_REASON_SHARED_CPU: LoopReason.ValueType  # 4
+"""Several vCPUs were on one physical CPU."""
+LOOP_REASON_STATE: LoopReason.ValueType  # 5
+"""A debugger, registers that nobody's rule explains, or a deviation under way."""
+LOOP_REASON_MAY_DIVERGE: LoopReason.ValueType  # 6
+"""A register that is not the guest's may come to matter."""
+LOOP_REASON_TOO_LARGE: LoopReason.ValueType  # 7
+"""The policy's machine has more states, steps or symbols than there is room for."""
+global___LoopReason = LoopReason
+
 @typing.final
 class SessionConfig(google.protobuf.message.Message):
     """What a session runs."""
@@ -755,21 +799,83 @@ class GetReportResponse(google.protobuf.message.Message):
 
     REPORT_FIELD_NUMBER: builtins.int
     FIGURES_FIELD_NUMBER: builtins.int
+    LANE_RUNS_FIELD_NUMBER: builtins.int
     report: builtins.bytes
     """Serialized Report, byte for byte as stored."""
     @property
     def figures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[exitlab.v1.report_pb2.LaneFigures]:
         """Figures: every lane at the first price list, then at the second, and so on."""
 
+    @property
+    def lane_runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LaneRun]:
+        """How each lane was run."""
+
     def __init__(
         self,
         *,
         report: builtins.bytes = ...,
         figures: collections.abc.Iterable[exitlab.v1.report_pb2.LaneFigures] | None = ...,
+        lane_runs: collections.abc.Iterable[global___LaneRun] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["figures", b"figures", "report", b"report"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["figures", b"figures", "lane_runs", b"lane_runs", "report", b"report"]) -> None: ...
 
 global___GetReportResponse = GetReportResponse
+
+@typing.final
+class LaneRun(google.protobuf.message.Message):
+    """How a lane was run. Every figure is the same either way, but not the time that it takes; how many events
+    were run how depends on how the stream was cut.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LANE_FIELD_NUMBER: builtins.int
+    MACHINE_EVENTS_FIELD_NUMBER: builtins.int
+    LOOP_SHARES_FIELD_NUMBER: builtins.int
+    lane: builtins.int
+    """The lane."""
+    machine_events: builtins.int
+    """Events that a machine ran: a table of steps that were asked of the loop once each."""
+    @property
+    def loop_shares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LoopShare]:
+        """Events that the loop ran, one by one, by reason; reasons without events are left out."""
+
+    def __init__(
+        self,
+        *,
+        lane: builtins.int = ...,
+        machine_events: builtins.int = ...,
+        loop_shares: collections.abc.Iterable[global___LoopShare] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lane", b"lane", "loop_shares", b"loop_shares", "machine_events", b"machine_events"]) -> None: ...
+
+global___LaneRun = LaneRun
+
+@typing.final
+class LoopShare(google.protobuf.message.Message):
+    """Events that the loop ran for one reason."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    FIRST_EVENT_FIELD_NUMBER: builtins.int
+    reason: global___LoopReason.ValueType
+    """The reason."""
+    events: builtins.int
+    """How many events."""
+    first_event: builtins.int
+    """The first of them."""
+    def __init__(
+        self,
+        *,
+        reason: global___LoopReason.ValueType = ...,
+        events: builtins.int = ...,
+        first_event: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "first_event", b"first_event", "reason", b"reason"]) -> None: ...
+
+global___LoopShare = LoopShare
 
 @typing.final
 class WatchReportRequest(google.protobuf.message.Message):
