@@ -71,18 +71,18 @@ _BASIS: Final = (
 )
 
 _SIGNATURE = nt.int64(
-    *(nt.uint8[::1], nt.uint32[::1], nt.uint64, nt.uint64, nt.uint64, nt.uint64),
-    *(nt.uint32[:, ::1], nt.uint8[:, ::1], nt.uint64[::1], nt.uint64[:, ::1], nt.uint64[:, ::1]),
-    *(nt.uint64[::1], nt.uint64[::1], nt.uint64[::1]),
+    *(nt.uint8[::1], nt.uint32[::1], nt.uint64[::1], nt.uint64[::1], nt.uint64[::1], nt.uint64),
+    *(nt.uint32[:, ::1], nt.uint8[:, ::1], nt.uint64[:, ::1], nt.uint64[:, :, ::1], nt.uint64[:, ::1]),
+    *(nt.uint64[:, ::1], nt.uint64[:, ::1], nt.uint64[::1]),
 )
 
 
 @compiled(_SIGNATURE)
-def run_machines(  # type: ignore[no-untyped-def]  # typed by its signature
+def run_machines(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # one pass, typed by its signature
     symbols,
     accesses_before,
-    start,
-    stop,
+    begins,
+    ends,
     accesses,
     step,
     tables,
@@ -94,65 +94,76 @@ def run_machines(  # type: ignore[no-untyped-def]  # typed by its signature
     last,
     four,
 ):
-    """Run symbols of one vCPU through four machines; return where a step is not for them, or ``stop``.
+    """Run every vCPU's symbols through four machines; return the vCPU that has a step not for them, or -1.
 
-    ``four`` are the machines' rows in ``tables`` (the steps), ``looks`` (what a closer look finds of each),
+    The symbols of vCPU v are those from ``begins[v]``, which goes on with them, to ``ends[v]``. ``four``
+    are the machines' rows in ``tables`` (the steps), ``looks`` (what a closer look finds of each),
     ``states`` (where in the table each one is), ``taken`` (how often each step was taken), ``windows``
     (sizes, in the report's buckets), ``opened`` (accesses before the open window) and ``last`` (the entry
-    taken last). ``accesses`` of the vCPU came before these symbols. ``step`` is 1, or -1 to take back what
-    was counted. Four at a time, as one machine alone would wait for its own table. Nothing of a symbol is
-    done if it is not for one of the four.
+    taken last); where there is a vCPU's index, it comes first. ``accesses`` of a vCPU came before these
+    symbols. ``step`` is 1, or -1 to take back what was counted. Four at a time, as one machine alone would
+    wait for its own table. Nothing of a symbol is done if it is not for one of the four.
     """
     a, b, c, d = four[0], four[1], four[2], four[3]
-    state_a, state_b, state_c, state_d = states[a], states[b], states[c], states[d]
-    entry_a, entry_b, entry_c, entry_d = last[a], last[b], last[c], last[d]
-    at = start
-    while at < stop:
-        symbol = U64(symbols[at])
-        next_a = U64(tables[a, state_a | symbol])
-        next_b = U64(tables[b, state_b | symbol])
-        next_c = U64(tables[c, state_c | symbol])
-        next_d = U64(tables[d, state_d | symbol])
-        if (next_a & next_b & next_c & next_d & _U_PLAIN) == ZERO:
-            is_stopped = (next_a == _U_UNKNOWN) | (next_b == _U_UNKNOWN)
-            is_stopped = is_stopped | (next_c == _U_UNKNOWN) | (next_d == _U_UNKNOWN)
-            if not is_stopped:
-                look = looks[a, next_a & _U_NUMBER] | looks[b, next_b & _U_NUMBER]
-                look |= looks[c, next_c & _U_NUMBER] | looks[d, next_d & _U_NUMBER]
-                is_stopped = (U64(look) & _U_LOOPS) != ZERO
-            if is_stopped:
-                break
-            before = accesses + U64(accesses_before[at])
-            for k in range(U64(4)):
-                m = four[k]
-                entry = next_a if k == ZERO else (next_b if k == ONE else (next_c if k == U64(2) else next_d))
-                look = U64(looks[m, entry & _U_NUMBER])
-                if (look & _U_CLOSES) != ZERO:
-                    size = before - opened[m]
-                    if (look & _U_CLOSES_AFTER) != ZERO:
-                        size += ONE
-                    bucket = size
-                    if size >= _EXACT:
-                        bucket = _EXACT - _SEVEN
-                        while size > ZERO:
-                            size >>= ONE
-                            bucket += ONE
-                    windows[m, bucket] += step
-                if (look & _U_OPENS) != ZERO:
-                    opened[m] = before
-        taken[a, next_a & _U_NUMBER] += step
-        taken[b, next_b & _U_NUMBER] += step
-        taken[c, next_c & _U_NUMBER] += step
-        taken[d, next_d & _U_NUMBER] += step
-        state_a = (next_a >> _U_SHIFT) & _U_STATE
-        state_b = (next_b >> _U_SHIFT) & _U_STATE
-        state_c = (next_c >> _U_SHIFT) & _U_STATE
-        state_d = (next_d >> _U_SHIFT) & _U_STATE
-        entry_a, entry_b, entry_c, entry_d = next_a, next_b, next_c, next_d
-        at += ONE
-    states[a], states[b], states[c], states[d] = state_a, state_b, state_c, state_d
-    last[a], last[b], last[c], last[d] = entry_a, entry_b, entry_c, entry_d
-    return at
+    for v in range(U64(begins.size)):
+        at = begins[v]
+        stop = ends[v]
+        if at >= stop:
+            continue
+        state_a, state_b, state_c, state_d = states[v, a], states[v, b], states[v, c], states[v, d]
+        entry_a, entry_b, entry_c, entry_d = last[v, a], last[v, b], last[v, c], last[v, d]
+        is_stopped = False
+        while at < stop:
+            symbol = U64(symbols[at])
+            next_a = U64(tables[a, state_a | symbol])
+            next_b = U64(tables[b, state_b | symbol])
+            next_c = U64(tables[c, state_c | symbol])
+            next_d = U64(tables[d, state_d | symbol])
+            if (next_a & next_b & next_c & next_d & _U_PLAIN) == ZERO:
+                is_stopped = (next_a == _U_UNKNOWN) | (next_b == _U_UNKNOWN)
+                is_stopped = is_stopped | (next_c == _U_UNKNOWN) | (next_d == _U_UNKNOWN)
+                if not is_stopped:
+                    look = looks[a, next_a & _U_NUMBER] | looks[b, next_b & _U_NUMBER]
+                    look |= looks[c, next_c & _U_NUMBER] | looks[d, next_d & _U_NUMBER]
+                    is_stopped = (U64(look) & _U_LOOPS) != ZERO
+                if is_stopped:
+                    break
+                before = accesses[v] + U64(accesses_before[at])
+                for k in range(U64(4)):
+                    m = four[k]
+                    entry = (
+                        next_a if k == ZERO else (next_b if k == ONE else (next_c if k == U64(2) else next_d))
+                    )
+                    look = U64(looks[m, entry & _U_NUMBER])
+                    if (look & _U_CLOSES) != ZERO:
+                        size = before - opened[v, m]
+                        if (look & _U_CLOSES_AFTER) != ZERO:
+                            size += ONE
+                        bucket = size
+                        if size >= _EXACT:
+                            bucket = _EXACT - _SEVEN
+                            while size > ZERO:
+                                size >>= ONE
+                                bucket += ONE
+                        windows[m, bucket] += step
+                    if (look & _U_OPENS) != ZERO:
+                        opened[v, m] = before
+            taken[v, a, next_a & _U_NUMBER] += step
+            taken[v, b, next_b & _U_NUMBER] += step
+            taken[v, c, next_c & _U_NUMBER] += step
+            taken[v, d, next_d & _U_NUMBER] += step
+            state_a = (next_a >> _U_SHIFT) & _U_STATE
+            state_b = (next_b >> _U_SHIFT) & _U_STATE
+            state_c = (next_c >> _U_SHIFT) & _U_STATE
+            state_d = (next_d >> _U_SHIFT) & _U_STATE
+            entry_a, entry_b, entry_c, entry_d = next_a, next_b, next_c, next_d
+            at += ONE
+        begins[v] = at
+        states[v, a], states[v, b], states[v, c], states[v, d] = state_a, state_b, state_c, state_d
+        last[v, a], last[v, b], last[v, c], last[v, d] = entry_a, entry_b, entry_c, entry_d
+        if is_stopped:
+            return v
+    return -1
 
 
 @compiled(

@@ -55,7 +55,7 @@ def say(engine: Engine, events: EventColumns, level: int, cuts: Sequence[int] = 
 
 def by_machine(engine: Engine) -> list[int]:
     """Return how many events each lane has run by machine."""
-    return [events for fleet in engine.fleets.values() for events in fleet.events_by_machine]
+    return [run.machine_events for fleet in engine.fleets.values() for run in fleet.lane_runs()]
 
 
 @pytest.mark.parametrize("level", [SUMMARY, DECISIONS, FULL])
