@@ -232,8 +232,10 @@ class Knowledge:
             )
             if not asked.is_step.all():
                 return False
-            following = {row.tobytes() for row in asked.codes}
-            fresh = list(following - seen)
+            following = {row.tobytes() for row in asked.codes} - seen
+            if any(self._is_determined.get(state) is False for state in following):
+                return False
+            fresh = [state for state in following if state not in self._is_determined]
             seen |= following
         return True
 

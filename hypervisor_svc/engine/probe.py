@@ -250,10 +250,7 @@ class Probe:
         vcpus = np.repeat(lane.state.vcpus, count, axis=0)
         cpus = np.repeat(lane.state.physical_cpus, count, axis=0)
         numbers = np.zeros(count, np.uint64)
-        block = Block(*(np.zeros(count, COLUMN_DTYPES[column]) for column in Column))
-        conditions = np.zeros(count, np.uint64)
-        for k, (word, reason) in enumerate(zip(words, reasons, strict=True)):
-            conditions[k] = _put_event(block, k, word, reason)
+        block, conditions = _events_of(words, reasons)
         truths = np.repeat(ref.new_reference_state(1, is_computed=True), count, axis=0)
         truths[:, :5] = TELLING
         truths[:, ref.DR6] = canonical_dr6(U64(TELLING[4]), U64(lane.writable_dr6))
@@ -364,6 +361,17 @@ def _windows(
     if is_after and size != (counts if opens else _SIZE_BEFORE + counts):
         return None
     return opens, closes, whole
+
+
+def _events_of(words: Sequence[int], reasons: Sequence[int]) -> tuple[Block, Words]:
+    """Return an event for each word, and the condition of the slot that it hits."""
+    keys = list(zip(words, reasons, strict=True))
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    few = Block(*(np.zeros(len(places), COLUMN_DTYPES[column]) for column in Column))
+    conditions = np.array([_put_event(few, place, *key) for key, place in places.items()], np.uint64)
+    chosen = [places[key] for key in keys]
+    events: Any = (column[chosen] for column in few)
+    return Block(*events), conditions[chosen]
 
 
 def _put_event(block: Block, k: int, word: int, reason: int) -> int:
