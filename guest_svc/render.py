@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from guest_svc.lane_runs import notes
 from guest_svc.results import IGNORE_POLICY, Document, loss_against
 
 _NOTHING: Final = "-"
@@ -104,6 +105,7 @@ def findings(document: Document) -> list[str]:
         *_costs(document),
         *(sentence for lane in ordered(document["lanes"]) for sentence in _stories(document, lane)),
         *_recorded(document["reference"]),
+        *notes(document["lane_runs"]),
     ]
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from exitlab.exit_reasons import DR_ACCESS, reason_name
-from exitlab.v1 import policy_pb2, report_pb2
+from exitlab.v1 import hypervisor_pb2, policy_pb2, report_pb2
 from guest_svc.errors import CouldNotFinish
+from guest_svc.lane_runs import runs_of
 
 SCHEMA: Final = "exitlab.compare/1"
 EVERY_POLICY: Final = "all"  # stands for several policies
@@ -110,10 +111,12 @@ def compare_document(
     report: report_pb2.Report,
     figures: Sequence[report_pb2.LaneFigures],
     clocks_hertz: Mapping[str, int],
+    lane_runs: Sequence[hypervisor_pb2.LaneRun] = (),
 ) -> Document:
     """Return the object of ``compare``, ``run`` and ``replay``: a lane for each of ``figures``.
 
-    ``clocks_hertz`` gives the clock of each price list that the figures name.
+    ``clocks_hertz`` gives the clock of each price list that the figures name; ``lane_runs`` is how the
+    hypervisor says that it ran each lane.
     """
     lanes = [_lane(report.lanes[bill.lane], bill, clocks_hertz[bill.prices]) for bill in figures]
     _add_losses(lanes)
@@ -127,6 +130,7 @@ def compare_document(
         "skipped": source.skipped,
         "reference": _reference(report.references[0]),
         "lanes": lanes,
+        "lane_runs": runs_of(lane_runs, report.lanes),
     }
 
 

@@ -60,13 +60,14 @@ def compare(hypervisor: Hypervisor, workload: Workload, plan: Plan) -> Document:
     session_id, report = _stream(hypervisor, workload, lanes)
     check_report(report, lanes, workload.vcpus)
     choices = [hypervisor_pb2.PriceChoice(name=name) for name in plan.price_names]
-    figures = check_figures(hypervisor.figures(session_id, choices), plan.price_names, len(lanes))
+    priced = hypervisor.priced(session_id, choices)
+    figures = check_figures(priced.figures, plan.price_names, len(lanes))
     # A generated guest's cycles are of its own clock; a recording has instructions, and the list's clock.
     clocks = {
         name: price_lists[name].clock_hertz if workload.is_recorded else workload.clock_hertz
         for name in plan.price_names
     }
-    document = compare_document(_facts(workload), report, figures, clocks)
+    document = compare_document(_facts(workload), report, figures, clocks, priced.lane_runs)
     # Rows that only bring about the state which a trace found are no events of it.
     document["events"] -= workload.unrecorded_events
     if plan.has_ranges:
@@ -178,7 +179,7 @@ def _ranges(
     ]
     lanes = len(report.lanes)
     names = [choice.list.name for choice in choices]
-    figures = check_figures(hypervisor.figures(session_id, choices), names, lanes)
+    figures = check_figures(hypervisor.priced(session_id, choices).figures, names, lanes)
     rows: list[dict[str, Any]] = []
     for number, (write, read) in enumerate(points):
         bills = figures[number * lanes : (number + 1) * lanes]

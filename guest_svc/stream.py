@@ -27,7 +27,7 @@ WINDOW_BLOCKS: Final = 4  # sent and not acknowledged; one would cost up to half
 _FIRST_CALL_SECONDS: Final = 10.0
 _CLOSING_SECONDS: Final = 2.0  # for a hypervisor's part in the end of a stream, then of a connection
 _FRAME_BYTES: Final = 512  # of a block beside its columns, at most
-_DEFAULT_BLOCK_EVENTS: Final = 32_768
+_DEFAULT_BLOCK_EVENTS: Final = 65_536
 _STREAM_METHOD: Final = "/exitlab.v1.HypervisorService/StreamEvents"
 _CHANNEL_OPTIONS: Final = [
     # What a message may weigh is for the server to say, in Limits.
@@ -95,13 +95,13 @@ class Hypervisor:
         except DecodeError:
             raise CouldNotFinish("the hypervisor's report cannot be read") from None
 
-    def figures(
+    def priced(
         self, session_id: str, choices: Iterable[hypervisor_pb2.PriceChoice]
-    ) -> list[report_pb2.LaneFigures]:
-        """Return every lane's figures at the first price list, then at the second, and so on."""
+    ) -> hypervisor_pb2.GetReportResponse:
+        """Return every lane's figures at the first price list, then at the second, and how each was run."""
         request = hypervisor_pb2.GetReportRequest(session_id=session_id, prices=choices)
         try:
-            return list(self._stub.GetReport(request).figures)
+            return self._stub.GetReport(request)
         except grpc.RpcError as error:
             raise guest_error(error, "the report cannot be priced") from None
 

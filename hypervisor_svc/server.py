@@ -231,7 +231,8 @@ class HypervisorServicer:
             lists = [self._price_list(choice, f"prices[{i}]") for i, choice in enumerate(request.prices)]
             report = report_pb2.Report.FromString(stored)
             figures = [lane for prices in lists for lane in self.parts.figures(report, prices)]
-            return hypervisor_pb2.GetReportResponse(report=stored, figures=figures)
+            runs = held.session.lane_runs
+            return hypervisor_pb2.GetReportResponse(report=stored, figures=figures, lane_runs=runs)
 
         return await self.in_thread(priced)
 

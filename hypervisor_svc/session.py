@@ -69,6 +69,9 @@ class EngineLike(Protocol):
     def report(self) -> report_pb2.Report:
         """Return what was found so far, or raise PolicyFailed."""
 
+    def lane_runs(self) -> list[hypervisor_pb2.LaneRun]:
+        """Return how each lane was run so far."""
+
     def state_digest(self) -> int:
         """Return a digest of the whole state."""
 
@@ -102,6 +105,7 @@ class Session:
         self._note = ""
         self._final_digest = 0
         self._stored_report = b""
+        self.lane_runs: list[hypervisor_pb2.LaneRun] = []  # once it is finished
 
     @property
     def committed_events(self) -> int:
@@ -177,6 +181,7 @@ class Session:
             try:
                 report = self._report_so_far().SerializeToString(deterministic=True)
                 digest = self._running_engine.state_digest()
+                self.lane_runs = self._running_engine.lane_runs()
             except Exception as error:
                 raise self._fail(error, "in the report") from error
             self._final_digest, self._stored_report = digest, report

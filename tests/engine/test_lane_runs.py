@@ -69,7 +69,7 @@ def test_why_the_loop_runs(name: str) -> None:
     """Events that a machine cannot run are the loop's, with the reason and the first of them."""
     case = CASES[name]
     run = run_of(case, least_events=1)
-    shares = {share.reason: (share.events, share.first_event) for share in run.loop_shares}
+    shares = {int(share.reason): (share.events, share.first_event) for share in run.loop_shares}
     assert shares[case.reason] == (case.loop_events, case.first), run
     assert run.machine_events + sum(events for events, _ in shares.values()) == len(case.rows)
 
@@ -78,7 +78,7 @@ def test_why_the_loop_runs(name: str) -> None:
 def test_small_blocks(least_events: int | None) -> None:
     """Blocks with fewer events than it pays to learn for are the loop's."""
     run = run_of(CASES["what only the loop knows"], least_events=least_events)
-    assert [(share.reason, share.events) for share in run.loop_shares] == [(LoopReason.SMALL_BLOCKS, 13)]
+    assert [(int(share.reason), share.events) for share in run.loop_shares] == [(LoopReason.SMALL_BLOCKS, 13)]
     assert not run.machine_events
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import guest_svc
 from exitlab import command_line
-from exitlab.v1 import report_pb2
+from exitlab.v1 import hypervisor_pb2, report_pb2
 from guest_svc import cli, embedded
 from guest_svc.cli import main, parse_assignments
 from guest_svc.embedded import EmbeddedHypervisor
@@ -28,6 +28,7 @@ from guest_svc.vectors import SHIPPED
 SCHEMA = json.loads(Path(guest_svc.__file__).with_name("schema").joinpath("compare.json").read_text("utf-8"))
 COMMAND = [sys.executable, "-m", "guest_svc"]
 FIGURES = [report_pb2.LaneFigures(prices="seed-2014")]
+PRICED = hypervisor_pb2.GetReportResponse
 # As users have it: what is printed is flushed late.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 SMALL = ["context-switch", "-p", "switches=200"]
@@ -286,8 +287,8 @@ def test_a_file_may_have_any_name(run: Any, tmp_path: Path) -> None:
     ("arguments", "method", "answer", "said"),
     [
         (["run", "idle", "--events", "10"], "finish_session", report_pb2.Report(), "report cannot be used"),
-        (["run", "idle", "--events", "10"], "figures", [], "figures cannot be used"),
-        (["compare", "idle", "--events", "10"], "figures", FIGURES, "figures cannot be used"),
+        (["run", "idle", "--events", "10"], "priced", PRICED(), "figures cannot be used"),
+        (["compare", "idle", "--events", "10"], "priced", PRICED(figures=FIGURES), "figures cannot be used"),
         (["run", "idle"], "price_lists", {"seed-2014": report_pb2.PriceList()}, "seed-2014 has no clock"),
         (["conform"], "finish_session", report_pb2.Report(), "report cannot be used"),
     ],

@@ -67,6 +67,10 @@ class FakeEngine:
             raise self.report_failure
         return report_pb2.Report(schema=1, events=self.applied_events)
 
+    def lane_runs(self) -> list[hypervisor_pb2.LaneRun]:
+        """Return one lane, by the loop."""
+        return [hypervisor_pb2.LaneRun(machine_events=0)]
+
     def state_digest(self) -> int:
         """Return something that depends on the state."""
         return self.applied_events + 1
