@@ -43,7 +43,8 @@ def _told(options: argparse.Namespace) -> int:
 
 def _command() -> ExitStack:
     """Return what a command's subprocesses and connections are closed by, also if it is terminated."""
-    import signal  # noqa: PLC0415  (a help text needs none of these)
+    import gc  # noqa: PLC0415  (a help text needs none of these)
+    import signal  # noqa: PLC0415
     from contextlib import ExitStack  # noqa: PLC0415
 
     def terminate(number: int, frame: object) -> NoReturn:
@@ -55,7 +56,11 @@ def _command() -> ExitStack:
         # What is ignored stays so: nohup lets a command outlive its terminal that way.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, terminate)
-    return ExitStack()
+    stack = ExitStack()
+    # What is imported stays: nothing is looked through for garbage until there is a connection.
+    gc.disable()
+    stack.callback(gc.enable)
+    return stack
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -287,6 +292,9 @@ def checked_address(text: str) -> str:
 
 
 def _connect(find_address: Callable[[], str], stack: ExitStack) -> Hypervisor:
+    import gc  # noqa: PLC0415
+
     from guest_svc.stream import Hypervisor  # noqa: PLC0415  (imports grpc)
 
+    gc.enable()
     return stack.enter_context(Hypervisor(find_address()))

@@ -118,6 +118,8 @@ class EmbeddedHypervisor:
     ) -> None:
         """Stop the subprocess and remove its folder."""
         os.close(self._our_end)
+        if self._drainer is not None:
+            self._drainer.join(_STOP_SECONDS)  # its log's end comes at once; for its status, one has to ask
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

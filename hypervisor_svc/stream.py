@@ -18,7 +18,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from exitlab.blocks import BadBlock, DecodedBlock, TooManyEvents, decode_request
-from exitlab.v1 import hypervisor_pb2
+from exitlab.v1 import hypervisor_pb2, outcome_pb2
+from exitlab.wire import delimited
 from hypervisor_svc.errors import Aborted, InvalidRequest, Refused, WrongState
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
@@ -26,6 +27,7 @@ from hypervisor_svc.registry import Ending, Held, Registry
 
 WINDOW_BLOCKS: Final = 3  # read and not yet applied; the engine then never waits for the wire
 RETRY_AFTER_MS: Final = 1000
+_OUTCOMES: Final = hypervisor_pb2.StreamEventsResponse.OUTCOMES_FIELD_NUMBER
 
 Result = TypeVar("Result")
 
@@ -174,7 +176,7 @@ class EventStream:
             done = hypervisor_pb2.Acknowledgement(
                 applied_events=session.applied_events, committed_events=session.committed_events
             )
-            return [_response(outcomes=part) for part in parts] + [_response(acknowledgement=done)]
+            return [*map(_outcomes, parts), _response(acknowledgement=done)]
         match message.WhichOneof("message"):
             case "confirm":
                 session.confirm(self.epoch, message.confirm.received_events)
@@ -229,3 +231,8 @@ class EventStream:
 
 def _response(**message: Any) -> bytes:
     return hypervisor_pb2.StreamEventsResponse(**message).SerializeToString()
+
+
+def _outcomes(part: outcome_pb2.OutcomePart) -> bytes:
+    """Return the response that carries a part; to put so much into a message would copy it once more."""
+    return delimited(_OUTCOMES, part.SerializeToString())

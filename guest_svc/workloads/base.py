@@ -26,7 +26,7 @@ from guest_svc.errors import BadInput
 if TYPE_CHECKING:
     from exitlab.events import Column, EventColumns
 
-BLOCK_EVENTS: Final = 32_768  # most events of a block unless said otherwise
+BLOCK_EVENTS: Final = 65_536  # most events of a block unless said otherwise
 SEED_LIMIT: Final = 1 << 64
 
 Value = int | float | bool | str

@@ -2,7 +2,8 @@
 
 numba's own cache looks at one file only: a loop that calls functions of another file would keep
 stale code after an edit there. So the cache folder is named by a hash of every source file that
-compiled code can reach, of numba's version and of the processor.
+compiled code can reach, of numba's version and of the processor. What is in it is then of use, and what is
+not has to be compiled: each function is looked for before, so that whoever waits is told.
 
 With ``NUMBA_DISABLE_JIT=1`` every loop runs as plain Python with identical results.
 """
@@ -13,10 +14,12 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numba
+from llvmlite import binding
 
 from exitlab import debugreg, events
 
@@ -28,6 +31,7 @@ _SOURCES: Final = (
 )
 
 
+@cache
 def rules_digest() -> str:
     """Return a digest of the rules: of every source file that the compiled loops are made of."""
     digest = hashlib.sha256()
@@ -37,12 +41,19 @@ def rules_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def _code_digest() -> str:
     """Return a digest of the rules, of the compiler and of the processor that code is made for."""
-    made_for = (numba.__version__, platform.python_version(), platform.processor(), numba.config.CPU_NAME)
-    return hashlib.sha256("|".join([rules_digest(), *map(str, made_for)]).encode()).hexdigest()[:16]
+    config = numba.config
+    processor = (
+        config.CPU_NAME or binding.get_host_cpu_name(),
+        config.CPU_FEATURES or binding.get_host_cpu_features().flatten(),
+    )
+    made_for = (numba.__version__, platform.python_version(), platform.machine(), *processor)
+    return hashlib.sha256("|".join([rules_digest(), *made_for]).encode()).hexdigest()[:16]
 
 
+@cache
 def cache_folder() -> Path:
     """Return the folder for compiled code; ``EXITLAB_CACHE_DIR`` moves its parent."""
     parent = os.environ.get("EXITLAB_CACHE_DIR")
@@ -76,7 +87,7 @@ _is_said = False
 def _say_compiling() -> None:
     """Tell once, on standard error, why this start takes long."""
     global _is_said  # noqa: PLW0603  # once a process
-    if not (_is_said or IS_PLAIN or is_cached()):
+    if not _is_said:
         often = (
             "once for this version" if _IS_KEPT else f"at every start, as {cache_folder()} cannot be written"
         )
@@ -93,16 +104,25 @@ def compiled(signature: Any = None) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": _IS_KEPT}
-        if signature is None:
-            return numba.njit(**options)(function)
-        _say_compiling()
-        return numba.njit(signature, **options)(function)
+        made = numba.njit(nogil=True, error_model="numpy", cache=_IS_KEPT)(function)
+        if _IS_KEPT:
+            # The folder stands for the sources; in some releases of numba, their dates would count too.
+            made._cache._cache_file._source_stamp = _code_digest()
+        if signature is None or IS_PLAIN:
+            return made
+        if not is_kept(made):
+            _say_compiling()
+        made.compile(signature)
+        made.disable_compile()  # arguments of other types are a mistake, and not to be compiled for
+        return made
 
     return decorate
 
 
-def is_cached() -> bool:
-    """Tell whether the loops' code is in the cache already, so that a start compiles nothing."""
-    folder = cache_folder()
-    return folder.is_dir() and any(folder.rglob("oracle.run_lane*.nbc"))
+def is_kept(made: Any) -> bool:
+    """Tell whether the code of a compiled function is in the cache."""
+    if not _IS_KEPT:
+        return False
+    # numba does not tell before it compiles; a file of code is written after its entry in the index.
+    kept = made._cache
+    return any(Path(kept.cache_path).glob(f"{kept._impl.filename_base}.*.nbc"))

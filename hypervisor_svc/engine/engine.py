@@ -9,6 +9,7 @@ import numpy as np
 
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
+from exitlab.wire import delimited
 from hypervisor_svc.arch import reference
 from hypervisor_svc.arch.compiled import rules_digest
 from hypervisor_svc.engine.fleet import LEAST_EVENTS, Fleet, Work
@@ -219,12 +220,7 @@ def _put_words(part: outcome_pb2.OutcomePart, number: int, words: np.ndarray[Any
     """Set a packed fixed-width field from an array: on the wire it is byte for byte the array."""
     data = words.tobytes()
     if data:
-        length, rest = bytearray(), len(data)
-        while rest > 0x7F:
-            length.append(rest & 0x7F | 0x80)
-            rest >>= 7
-        length.append(rest)
-        part.MergeFromString(bytes([number << 3 | 2]) + bytes(length) + data)
+        part.MergeFromString(delimited(number, data))
 
 
 def _reference_parts(number: int, first: int, truth: Truth) -> list[outcome_pb2.OutcomePart]:

@@ -141,22 +141,27 @@ def _sizes(policy: Policy, inputs: Iterable[Input]) -> list[int]:
 def _answer(policy: Policy, moment: Moment, values: dict[Input, int]) -> Do:
     """Return a policy's answer in a state; a mistake of the policy's author is told with the state."""
     answer: Callable[[Sees], object] = getattr(policy, moment.name.lower())
-    names = [memory.name for memory in policy.memories]
-    where = f"{policy.name}: at {Cell(moment, values, frozenset(), KEEP_MEMORY, names).where()} the policy"
     try:
         done = answer(Sees(policy.name, moment, values))
     except PolicyError:
         raise
     except Exception as error:
-        message = f"{where} fails: {type(error).__name__}: {error}"
+        message = f"{_where(policy, moment, values)} fails: {type(error).__name__}: {error}"
         raise PolicyError(message) from error
     if done is None:
         return Do(frozenset())
     problem = _problem(policy, done)
     if problem or not isinstance(done, Do):
-        message = f"{where} {problem}"
+        message = f"{_where(policy, moment, values)} {problem}"
         raise PolicyError(message)
     return done
+
+
+def _where(policy: Policy, moment: Moment, values: dict[Input, int]) -> str:
+    """Return which state a policy was asked for."""
+    names = [memory.name for memory in policy.memories]
+    cell = Cell(moment, values, frozenset(), KEEP_MEMORY, names)
+    return f"{policy.name}: at {cell.where()} the policy"
 
 
 def _problem(policy: Policy, done: object) -> str:
