@@ -11,7 +11,6 @@ others. The twin sees such a block as unknown fields or as a wrong length; it is
 through the contract's message, which alone decides what is refused.
 """
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, unknown_fields
 from google.protobuf.message import DecodeError
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, Column, EventColumns, EventKind
@@ -104,7 +104,7 @@ class ColumnCrcs:
 
     def _advance(self, arrays: dict[Column, NDArray[Any]]) -> None:
         pairs = zip(self.declared, self.values, strict=True)
-        self.values = tuple(zlib.crc32(arrays[column].data, crc) for column, crc in pairs)
+        self.values = tuple(isal_zlib.crc32(arrays[column].data, crc) for column, crc in pairs)
 
 
 def encode_block(columns: EventColumns, first_event: int, crcs: ColumnCrcs) -> bytes:

@@ -8,19 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench import lanes, memory, oracle_loop, sessions, start, transport
+from tests.bench import (
+    engine_lanes,
+    growth,
+    lanes,
+    memory,
+    oracle_loop,
+    passes,
+    replay,
+    sessions,
+    start,
+    transport,
+)
 from tests.bench.measure import Differs, say
 from tests.bench.plan import Plan
 from tests.bench.table import Row, table, write_json
 
 TOPICS: Final[dict[str, Callable[[Plan], list[Row]]]] = {
     "loop": oracle_loop.rows,
+    "passes": passes.rows,
+    "engine": engine_lanes.rows,
     "stream": transport.rows,
     "sessions": sessions.rows,
     "lanes": lanes.lane_rows,
     "levels": lanes.level_rows,
     "start": start.rows,
+    "replay": replay.rows,
     "memory": memory.rows,
+    "growth": growth.rows,
 }
 
 

@@ -19,8 +19,13 @@ CAPTURE: Final = "ctxsw-dr4"
 SWITCHES: Final = "context-switch"
 DEVICE_IO: Final = "io"
 RANDOM: Final = "random"
+RANDOM_ALONE: Final = "random, each vCPU alone"
 CASES: Final = (CAPTURE, SWITCHES, DEVICE_IO, RANDOM)
-RANDOM_MIX: Final = Mix(vcpus=3, cpus=2)
+# With all that a host does on shared CPUs, which is the oracle loop's, and without.
+MIXES: Final = {
+    RANDOM: Mix(vcpus=3, cpus=2),
+    RANDOM_ALONE: Mix(vcpus=3, scheduling=False, kicks=False, host=False, outside=False),
+}
 VMX: Final = policy_pb2.VENDOR_VMX
 SVM: Final = policy_pb2.VENDOR_SVM
 SUMMARY: Final = outcome_pb2.OUTCOME_LEVEL_SUMMARY
@@ -114,8 +119,13 @@ def lane(
 
 
 def engine(config: hypervisor_pb2.SessionConfig) -> Engine:
-    """Return an engine in this process for a session's config."""
+    """Return an engine in this process for a session's config: by machine where it can be."""
     return Engine(EngineConfig.from_proto(config, policy_table))
+
+
+def loop_engine(config: hypervisor_pb2.SessionConfig) -> Engine:
+    """Return an engine that runs everything in the oracle loop: what all others are checked against."""
+    return Engine(EngineConfig.from_proto(config, policy_table), least_events=None)
 
 
 def joined(blocks: list[EventColumns]) -> EventColumns:
@@ -129,8 +139,8 @@ def joined(blocks: list[EventColumns]) -> EventColumns:
 @cache
 def case(name: str, events: int) -> Case:
     """Return the stream called ``name``, of ``events`` events unless a trace has fewer."""
-    if name == RANDOM:
-        mix = RANDOM_MIX
+    if name in MIXES:
+        mix = MIXES[name]
         rows = random_stream(1, events, mix)
         return Case(name, rows, mix.vcpus, mix.physical_cpus, mix.initial_physical_cpus, mix.computed)
     source = shipped_capture(name) if name == CAPTURE else find_workload(name)

@@ -12,7 +12,7 @@ from exitlab.v1 import report_pb2
 from guest_svc.results import SourceFacts, compare_document
 from guest_svc.workloads.base import Workload
 from hypervisor_svc import pricing
-from tests.bench.cases import config_of, engine, lane
+from tests.bench.cases import config_of, lane, loop_engine
 from tests.bench.measure import check_same
 
 PRICES: Final = "seed-2014"
@@ -64,7 +64,7 @@ def guest_peak(arguments: Sequence[str]) -> tuple[int, dict[str, Any]]:
 
 
 def check_document(what: str, workload: Workload, policies: Sequence[str], document: dict[str, Any]) -> None:
-    """Refuse a command's JSON whose reference and lanes are not those of an engine in this process."""
+    """Refuse a command's JSON whose reference and lanes are not those of the oracle loop in this process."""
     report = report_of(workload, policies)
     prices = pricing.price_list(PRICES)
     facts = SourceFacts(workload.name, {}, None, workload.records)
@@ -78,9 +78,9 @@ def check_document(what: str, workload: Workload, policies: Sequence[str], docum
 
 
 def report_of(workload: Workload, policies: Sequence[str]) -> report_pb2.Report:
-    """Return what an engine in this process finds in a workload, block by block."""
+    """Return what the oracle loop in this process finds in a workload, block by block."""
     config = config_of(workload, [lane(policy) for policy in policies])
-    one = engine(config)
+    one = loop_engine(config)
     for block in workload.blocks():
         one.feed(block, int(config.outcome_level))
     return one.report()

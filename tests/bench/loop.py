@@ -22,8 +22,8 @@ from tests.bench.cases import Case, engine, lane
 POLICIES: Final = ("kvm-6.14", "kvm-3.14", "swap-each-entry")
 FULL: Final = int(outcome_pb2.OUTCOME_LEVEL_FULL)
 SUMMARY: Final = int(outcome_pb2.OUTCOME_LEVEL_SUMMARY)
-Call = Callable[[], None]
-Loop = Callable[[tuple[Any, ...]], Call]  # makes a call ready from what ``run_lane`` is called with
+Call = Callable[[], Any]
+Loop = Callable[[tuple[Any, ...]], Call]  # makes a call ready from what the loop is called with
 
 
 def compiled(arguments: tuple[Any, ...]) -> Call:

@@ -3,7 +3,7 @@
  * statements over the same arrays. It is what the compiled loop is measured against.
  *
  * layout.h is made from the engine's own numbers when this file is compiled. Nothing is timed before this
- * loop, the compiled one and the plain one agree in every counter, record and outcome.
+ * loop and the compiled one agree in every counter, record and outcome.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,9 +14,19 @@ typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
+typedef int64_t i64;
 /* Columns come off the wire and need not be aligned. */
+typedef u16 u16_anywhere __attribute__((aligned(1)));
 typedef u32 u32_anywhere __attribute__((aligned(1)));
 typedef u64 u64_anywhere __attribute__((aligned(1)));
+
+static inline u64 mixed(u64 event, u64 vcpu, u64 story, u64 value)
+{
+    u64 x = (event * 0x9e3779b97f4a7c15ull) + (vcpu << 8) + story;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ value ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
 
 static inline u64 first_fault(u64 is_undefined, u64 is_unprivileged, u64 is_detected)
 {
@@ -32,9 +42,14 @@ static inline u64 first_fault(u64 is_undefined, u64 is_unprivileged, u64 is_dete
     return FAULT_NONE;
 }
 
-static inline u64 canonical_dr6(u64 value, u64 writable)
+static inline u64 is_exception(u64 story)
 {
-    return (value & writable) | (DR6_RESET & ~writable);
+    return (story >= K_FIRST_EXCEPTION && story <= K_LAST_EXCEPTION) || story == K_BP;
+}
+
+static inline u64 dr6_after_db(u64 dr6, u64 cause)
+{
+    return (dr6 & ~DR6_TRAP_BITS) | DR6_RTM | cause;
 }
 
 static inline u64 canonical_dr7(u64 value)
@@ -42,9 +57,16 @@ static inline u64 canonical_dr7(u64 value)
     return (value & DR7_WRITABLE) | DR7_FIXED;
 }
 
-static inline u64 dr6_after_db(u64 dr6, u64 cause)
+static inline u64 canonical_dr6(u64 value, u64 writable)
 {
-    return (dr6 & ~DR6_TRAP_BITS) | DR6_RTM | cause;
+    return (value & writable) | (DR6_RESET & ~writable);
+}
+
+static inline u64 registers_digest(u64 db0, u64 db1, u64 db2, u64 db3, u64 dr6, u64 dr7)
+{
+    u64 odd = 0x9e3779b97f4a7c15ull;
+    u64 total = db0 + (db1 * 3) + (db2 * 5) + (db3 * 7) + (dr6 * K_NINE) + (dr7 * K_ELEVEN);
+    return total * odd;
 }
 
 static inline u64 slot_matches(u64 access, u64 address, u64 length, u64 slot_address, u64 condition)
@@ -87,26 +109,6 @@ static inline u64 matching_slots(u64 access, u64 address, u64 length, u64 db0, u
         hits |= 128 | ((dr7 & 192) != 0 ? 8 : 0);
     }
     return hits;
-}
-
-static inline u64 registers_digest(u64 db0, u64 db1, u64 db2, u64 db3, u64 dr6, u64 dr7)
-{
-    u64 odd = 0x9e3779b97f4a7c15ull;
-    u64 total = db0 + (db1 * 3) + (db2 * 5) + (db3 * 7) + (dr6 * K_NINE) + (dr7 * K_ELEVEN);
-    return total * odd;
-}
-
-static inline u64 mixed(u64 event, u64 vcpu, u64 story, u64 value)
-{
-    u64 x = (event * 0x9e3779b97f4a7c15ull) + (vcpu << 8) + story;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ value ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-}
-
-static inline u64 is_exception(u64 story)
-{
-    return (story >= K_FIRST_EXCEPTION && story <= K_LAST_EXCEPTION) || story == K_BP;
 }
 
 static inline u64 kept_control(u64 selector)
@@ -242,13 +244,13 @@ void run_lane(const u8 *kinds, u64 kinds_size,
                 } else {
                     seen = physical[p][slot];
                     bool is_own = slot == 5 || physical[p][K_OWNER_AT + slot] == (v + 1);
-                    bool is_true = ((seen ^ true_value) & ~true_undefined[i]) == 0;
+                    bool is_true = ((seen ^ true_value) & ~(u64)true_undefined[i]) == 0;
                     if (is_own && is_true && true_story == K_STORY_READ) {
                         if (vcpu[v][WINDOW] == K_WINDOW_OPEN) {
                             vcpu[v][WINDOW_SIZE] += 1;
                         }
                         vcpu[v][EXECUTED] += 1;
-                        seen &= ~true_undefined[i];
+                        seen &= ~(u64)true_undefined[i];
                         counts[DIGEST] += mixed(first_event + i, v, K_STORY_READ, seen);
                         continue;
                     }

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from functools import partial
 from statistics import geometric_mean, median
-from typing import Final
+from typing import Any, Final
 
 from tests.bench.cases import CASES, RANDOM, Case, case
-from tests.bench.loop import Job, Loop, compiled, make_jobs, results, run_seconds
+from tests.bench.loop import SUMMARY, Job, Loop, compiled, make_jobs, results, run_seconds
 from tests.bench.measure import Measure, alternate, check_same, say
 from tests.bench.plain import PlainLoop
 from tests.bench.plan import Plan
+from tests.bench.port import ORACLE
 from tests.bench.table import Goal, Row
 from tests.bench.twin import FLAGS, NoTwin, compile_twin, compiler
 
@@ -22,11 +23,16 @@ PLAIN_ROUNDS: Final = 3
 def rows(plan: Plan) -> list[Row]:
     """Return the loop's speed against C at -O3 and against plain Python."""
     try:
-        in_c = compile_twin(plan.folder)
+        in_c = compile_twin(ORACLE, _example(), plan.folder)
     except NoTwin as error:
         say(f"the loop in C: not measured, {error}")
         return _against_plain(plan, {"compiled": compiled})
     return [*_against_c(plan, in_c), *_against_plain(plan, {"compiled": compiled, "C": in_c})]
+
+
+def _example() -> tuple[Any, ...]:
+    """Return what the loop is called with, for once."""
+    return make_jobs([case(RANDOM, 1)])[0].arguments(SUMMARY)[2]
 
 
 def streams(plan: Plan) -> list[Case]:
@@ -47,10 +53,11 @@ def _against_c(plan: Plan, in_c: Loop) -> list[Row]:
         samples = alternate(runs, plan.short_rounds).scaled(dict.fromkeys(runs, events))
         numbers = {f"{name} ns/event": samples.median(name) * 1e9 for name in runs}
         found.append(Row(TOPIC, f"  {job.name}", samples.speed("compiled", "C"), numbers=numbers))
-    return [_mean("speed of the same loop in C at -O3 (geometric mean)", found, C_GOAL), *found]
+    return [mean_row(TOPIC, "speed of the same loop in C at -O3 (geometric mean)", found, C_GOAL), *found]
 
 
-def _mean(what: str, found: list[Row], goal: Goal) -> Row:
+def mean_row(topic: str, what: str, found: list[Row], goal: Goal) -> Row:
+    """Return the geometric mean of rows, with what they are made of if it misses its goal."""
     mean = geometric_mean(row.measured for row in found)
     numbers = {"least": min(row.measured for row in found), "most": max(row.measured for row in found)}
     limit = ""
@@ -58,7 +65,7 @@ def _mean(what: str, found: list[Row], goal: Goal) -> Row:
         slowest = min(found, key=lambda row: row.measured)
         times = ", ".join(f"{name} {number:.1f}" for name, number in slowest.numbers.items())
         limit = f"the widest gap is{slowest.what.replace('  ', ' ')}: {times}"
-    return Row(TOPIC, what, mean, goal=goal, numbers=numbers, limit=limit)
+    return Row(topic, what, mean, goal=goal, numbers=numbers, limit=limit)
 
 
 def _against_plain(plan: Plan, loops: dict[str, Loop]) -> list[Row]:
@@ -72,7 +79,7 @@ def _against_plain(plan: Plan, loops: dict[str, Loop]) -> list[Row]:
                 check_same(f"the loop, {name}, {job.name}", truth, results(job, loop))
         for number, job in enumerate(jobs):
             found.append(_plain_row(plan, partial(plain.run_seconds, number), job, loops))
-    row = _mean("speed of the same loop as plain Python (geometric mean)", found, PLAIN_GOAL)
+    row = mean_row(TOPIC, "speed of the same loop as plain Python (geometric mean)", found, PLAIN_GOAL)
     if row.limit and "C" in loops:
         bound = geometric_mean(one.numbers["speed of C"] for one in found)
         limit = f"in C at -O3 the same loop is {bound:.0f} times plain Python on these streams"

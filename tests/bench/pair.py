@@ -15,7 +15,7 @@ from exitlab.blocks import ColumnCrcs
 from exitlab.events import COLUMN_NAMES, EventColumns
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, report_pb2
 from guest_svc.stream import EventStream, Hypervisor
-from tests.bench.cases import Case, engine
+from tests.bench.cases import Case, loop_engine
 from tests.bench.measure import check_same
 
 BLOCK_EVENTS: Final = 32_768
@@ -94,13 +94,13 @@ def found(report: report_pb2.Report) -> dict[str, object]:
     return parts
 
 
-def expected(
+def loop_report(
     case: Case,
     config: hypervisor_pb2.SessionConfig,
     on_outcomes: Callable[[outcome_pb2.OutcomePart], None] | None = None,
 ) -> dict[str, object]:
-    """Return what an engine in this process finds in a stream, as ``found`` does."""
-    one = engine(config)
+    """Return what the oracle loop in this process finds in a stream, as ``found`` does."""
+    one = loop_engine(config)
     for block in case.blocks(BLOCK_EVENTS):
         for part in one.feed(block, int(config.outcome_level)):
             if on_outcomes is not None:

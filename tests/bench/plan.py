@@ -50,3 +50,19 @@ class Plan:
     def session_events(self) -> int:
         """Fewest events of a session where there are many."""
         return 1 << (15 if self.is_quick else 18)
+
+    @property
+    def memory_events(self) -> tuple[int, ...]:
+        """Lengths of the streams whose peaks of memory are compared: three decades or more."""
+        return (1_000, 10_000, 100_000) if self.is_quick else (100_000, 1_000_000, 10_000_000, 100_000_000)
+
+    @property
+    def growth_blocks(self) -> tuple[int, ...]:
+        """Lengths, in blocks, of the streams through the engine alone: three decades."""
+        short = (1, 2, 5, 10, 20, 50, 100)
+        return short if self.is_quick else (*short, 200, 500, 1000)
+
+    @property
+    def vcpu_events(self) -> int:
+        """Events of each vCPU where there are many."""
+        return 1 << (13 if self.is_quick else 17)

@@ -1,36 +1,26 @@
-"""Writes ``oracle.c``: the oracle loop in C, statement by statement from its Python source.
+"""Writes the compiled loops in C, statement by statement from their Python sources.
 
-``python -m tests.bench.port`` writes it again after a change of the loop.
+``python -m tests.bench.port`` writes the files again after a change of a loop.
 """
 
 import sys
+from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
-from hypervisor_svc.arch import controls, debug_registers, story
-from hypervisor_svc.engine import oracle
+from hypervisor_svc.arch import reference
+from hypervisor_svc.engine import machine, oracle, symbols
+from tests.bench.syntax import NotPortable
 from tests.bench.translate import Function, source_of
 
-TARGET: Final = Path(__file__).with_name("oracle.c")
-HELPERS: Final = (
-    debug_registers.first_fault,
-    debug_registers.canonical_dr6,
-    debug_registers.canonical_dr7,
-    debug_registers.dr6_after_db,
-    debug_registers._slot_matches,
-    debug_registers.matching_slots,
-    debug_registers.registers_digest,
-    debug_registers.mixed,
-    story.is_exception,
-    controls.kept_control,
-)
 _HEAD: Final = """\
 /*
- * The oracle loop in C, made by tests/bench/port.py from hypervisor_svc/engine/oracle.py: the same
+ * {summary} in C, made by tests/bench/port.py from {source}: the same
  * statements over the same arrays. It is what the compiled loop is measured against.
  *
  * layout.h is made from the engine's own numbers when this file is compiled. Nothing is timed before this
- * loop, the compiled one and the plain one agree in every counter, record and outcome.
+ * loop and the compiled one agree in every counter, record and outcome.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -41,17 +31,82 @@ typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
+typedef int64_t i64;
 /* Columns come off the wire and need not be aligned. */
+typedef u16 u16_anywhere __attribute__((aligned(1)));
 typedef u32 u32_anywhere __attribute__((aligned(1)));
 typedef u64 u64_anywhere __attribute__((aligned(1)));
 """
+_ITEMS: Final = {"uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64", "int64": "i64"}
 
 
-def _helper(function: Any) -> str:
-    python = source_of(function)
-    port = Function(function, sys.modules[python.__module__])
+class Port:
+    """A compiled loop of the engine with all that it calls, in C."""
+
+    def __init__(self, summary: str, function: Any, module: ModuleType) -> None:
+        """Take the loop; ``summary`` says which it is."""
+        self.summary = summary
+        self.function = function
+        self.name = source_of(function).__name__
+        self._module = module
+        self._main = Function(function, module)
+        self.target = Path(__file__).with_name(f"{module.__name__.rpartition('.')[2]}.c")
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of its parameters."""
+        return self._main.parameters
+
+    @cached_property
+    def sized(self) -> set[str]:
+        """The arrays that are given with their lengths."""
+        return self._main.sized
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it returns a number."""
+        return str(self._module._SIGNATURE.return_type) != "none"
+
+    @property
+    def text(self) -> str:
+        """The file."""
+        return self._written[0]
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The macros that the file uses."""
+        return self._written[1]
+
+    @cached_property
+    def _written(self) -> tuple[str, dict[str, int]]:
+        source = f"{self._module.__name__.replace('.', '/')}.py"
+        helpers: dict[Any, Function] = {}
+        _find_helpers(self._main, helpers)
+        parts = [_HEAD.format(summary=self.summary, source=source), *map(_helper, helpers.values())]
+        head = f"{'i64' if self.has_result else 'void'} {self.name}("
+        kinds = zip(self.parameters, self._module._SIGNATURE.args, strict=True)
+        given = [_parameter(name, kind, name in self.sized) for name, kind in kinds]
+        parts.append(f"{head}{(',' + chr(10) + ' ' * len(head)).join(given)})\n{{\n{self._main.body()}\n}}\n")
+        constants: dict[str, int] = {}
+        for function in (*helpers.values(), self._main):
+            for name, number in function.constants.items():
+                if constants.setdefault(name, number) != number:
+                    raise NotPortable(f"{name} is two numbers: {number} and {constants[name]}")
+        return "\n".join(parts), constants
+
+
+def _find_helpers(function: Function, found: dict[Any, Function]) -> None:
+    """Add all that a function calls, before what calls it."""
+    for called in function.called:
+        if called not in found:
+            helper = Function(called, sys.modules[source_of(called).__module__])
+            _find_helpers(helper, found)
+            found[called] = helper
+
+
+def _helper(port: Function) -> str:
     parameters = ", ".join(f"u64 {name}" for name in port.parameters)
-    name = python.__name__.lstrip("_")
+    name = port.tree.name.lstrip("_")
     return f"static inline u64 {name}({parameters})\n{{\n{port.body()}\n}}\n"
 
 
@@ -59,32 +114,28 @@ def _parameter(name: str, kind: Any, has_size: bool) -> str:
     """Return a parameter of the loop in C; an array whose length is asked for is followed by it."""
     if not hasattr(kind, "ndim"):
         return f"u64 {name}"
-    item = {"uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64"}[str(kind.dtype)]
-    if not kind.aligned and item in ("u32", "u64"):
+    item = _ITEMS[str(kind.dtype)]
+    if not kind.aligned and item != "u8":
         item += "_anywhere"
     if not kind.mutable:
         item = f"const {item}"
-    rows = "".join(
-        f"[ROW_{name.upper()}{'_' + str(axis) if axis > 1 else ''}]" for axis in range(1, kind.ndim)
-    )
+    rows = "".join(f"[{row_macro(name, axis)}]" for axis in range(1, kind.ndim))
     array = f"{item} (*{name}){rows}" if rows else f"{item} *{name}"
     return f"{array}, u64 {name}_size" if has_size else array
 
 
-def oracle_loop() -> Function:
-    """Return the loop, read and ready to be written."""
-    return Function(oracle.run_lane, oracle)
+def row_macro(name: str, axis: int) -> str:
+    """Return the macro that has the length of an array's rows along an axis."""
+    return f"ROW_{name.upper()}" + (f"_{axis}" if axis > 1 else "")
 
 
-def ported() -> str:
-    """Return the loop in C."""
-    port = oracle_loop()
-    kinds = zip(port.parameters, oracle._SIGNATURE.args, strict=True)
-    given = ",\n              ".join(_parameter(name, kind, name in port.sized) for name, kind in kinds)
-    head = f"void run_lane({given})"
-    parts = [_HEAD, *map(_helper, HELPERS), f"{head}\n{{\n{port.body()}\n}}\n"]
-    return "\n".join(parts)
+ORACLE: Final = Port("The oracle loop", oracle.run_lane, oracle)
+REFERENCE: Final = Port("The reference", reference.run_reference, reference)
+SYMBOLS: Final = Port("The pass that reads symbols", symbols.read_symbols, symbols)
+MACHINES: Final = Port("Four bill machines", machine.run_machines, machine)
+PORTS: Final = (ORACLE, REFERENCE, SYMBOLS, MACHINES)
 
 
 if __name__ == "__main__":
-    TARGET.write_text(ported(), encoding="ascii")
+    for port in PORTS:
+        port.target.write_text(port.text, encoding="ascii")

@@ -12,7 +12,16 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
-from tests.bench.syntax import Block, blocks_of, chained, is_truth, name_of, own_nodes
+from tests.bench.syntax import (
+    Block,
+    NotPortable,
+    chained,
+    declarations_of,
+    function_tree,
+    is_truth,
+    name_of,
+    places_of,
+)
 
 WIDTH: Final = 110
 _BINARY: Final[dict[type[ast.operator], str]] = {
@@ -24,6 +33,8 @@ _BINARY: Final[dict[type[ast.operator], str]] = {
     ast.BitXor: "^",
     ast.LShift: "<<",
     ast.RShift: ">>",
+    ast.FloorDiv: "/",
+    ast.Mod: "%",
 }
 _COMPARE: Final[dict[type[ast.cmpop], str]] = {
     ast.Eq: "==",
@@ -33,14 +44,11 @@ _COMPARE: Final[dict[type[ast.cmpop], str]] = {
     ast.Gt: ">",
     ast.GtE: ">=",
 }
-_UNARY: Final[dict[type[ast.unaryop], str]] = {ast.Not: "!", ast.Invert: "~"}
+_UNARY: Final[dict[type[ast.unaryop], str]] = {ast.Not: "!", ast.Invert: "~", ast.USub: "-"}
+_WIDENING: Final = (ast.Add, ast.Sub, ast.Mult, ast.LShift)
 _COMPOUND: Final = (ast.BinOp, ast.BoolOp, ast.Compare, ast.IfExp)
 _SMALL: Final = re.compile(r"_?(ZERO|ONE|TWO|THREE|FOUR|FIVE|SIX|SEVEN|EIGHT|SIXTEEN|\d+|F+)")
 _TAKEN: Final = frozenset({"register", "true", "false"})  # words of C
-
-
-class NotPortable(ValueError):
-    """A form that the translation does not know; the message has it."""
 
 
 def macro(name: str) -> str:
@@ -59,20 +67,20 @@ class Function:
 
     def __init__(self, function: Any, module: ModuleType) -> None:
         """Read the function's source."""
-        self._text = inspect.getsource(source_of(function))
+        text = inspect.getsource(source_of(function))
         self._module = vars(module)
-        self._lines = self._text.splitlines()
-        tree = ast.parse(self._text).body[0]
-        assert isinstance(tree, ast.FunctionDef)
-        self.tree = tree
-        self.parameters = [argument.arg for argument in tree.args.args]
-        self._places: dict[str, list[list[tuple[int, int]]]] = {}
-        self._find_places(tree.body, [])
-        self._declared = self._find_declarations()
+        self._lines = text.splitlines()
+        self.tree = function_tree(text)
+        self.parameters = [argument.arg for argument in self.tree.args.args]
+        self.constants: dict[str, int] = {}  # the macros that the statements use
+        self._places = places_of(self.tree.body)
+        self._declared = declarations_of(self.tree, self._places, self.parameters)
         self._out: list[str] = []
+        self._told: set[int] = set()  # lines whose comments are written
 
     def body(self) -> str:
         """Return the statements."""
+        self._out, self._told = [], set()
         self._block(self.tree.body, 1)
         return "\n".join(self._out)
 
@@ -82,33 +90,13 @@ class Function:
         asked = (node for node in ast.walk(self.tree) if isinstance(node, ast.Attribute))
         return {name_of(node.value) for node in asked if node.attr in ("size", "shape")}
 
-    # Where variables belong: in the innermost block that has all their places.
-
-    def _find_places(self, block: Block, path: list[tuple[int, int]]) -> None:
-        for number, statement in enumerate(block):
-            here = [*path, (id(block), number)]
-            for inner in blocks_of(statement):
-                self._find_places(inner, here)
-            for node in own_nodes(statement):
-                if isinstance(node, ast.Name):
-                    self._places.setdefault(node.id, []).append(here)
-
-    def _find_declarations(self) -> dict[tuple[int, int], list[str]]:
-        stored = {
-            n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-        }
-        counters = {name_of(node.target) for node in ast.walk(self.tree) if isinstance(node, ast.For)}
-        found: dict[tuple[int, int], list[str]] = {}
-        for variable in sorted(stored - counters - set(self.parameters)):
-            paths = self._places[variable]
-            depth = 0
-            while all(len(path) > depth + 1 for path in paths) and len({path[depth] for path in paths}) == 1:
-                depth += 1
-            if len({path[depth][0] for path in paths}) > 1:
-                depth -= 1
-            block = paths[0][depth][0]
-            found.setdefault((block, min(path[depth][1] for path in paths)), []).append(variable)
-        return found
+    @property
+    def called(self) -> list[Any]:
+        """The functions of the engine that it calls."""
+        nodes = (node for statement in self.tree.body for node in ast.walk(statement))
+        names = [name_of(node.func) for node in nodes if isinstance(node, ast.Call)]
+        found = (self._module.get(name) for name in dict.fromkeys(names))
+        return [one for one in found if callable(one) and not isinstance(one, type)]
 
     def _type(self, variable: str) -> str:
         values = [
@@ -128,12 +116,14 @@ class Function:
                 names = [_word(name) for name in wanted if name != first and self._type(name) == kind]
                 if names:
                     self._line(depth, f"{kind} {', '.join(names)};")
-            self._comments_above(statement.lineno, depth)
+            if statement.lineno not in self._told:
+                self._comments_above(statement.lineno, depth)
             self._statement(statement, depth, f"{self._type(first)} " if first in wanted else "")
+            self._told.add(statement.lineno)
 
     def _statement(self, statement: ast.stmt, depth: int, kind: str) -> None:
         match statement:
-            case ast.Expr(value=ast.Constant()):
+            case ast.Expr(value=ast.Constant()) | ast.Pass():
                 return
             case ast.Assign(targets=[target], value=value):
                 text = f"{kind}{self._expression(target)} = {self._expression(value)};"
@@ -141,13 +131,15 @@ class Function:
                 text = f"{self._expression(target)} {_BINARY[type(operator)]}= {self._expression(value)};"
             case ast.Continue():
                 text = "continue;"
+            case ast.Break():
+                text = "break;"
             case ast.Return(value=None):
                 text = "return;"
             case ast.Return(value=value) if value is not None:
                 text = f"return {self._expression(value)};"
-            case ast.For(target=target, iter=ast.Call(args=[limit])):
-                name = name_of(target)
-                text = f"for (u64 {name} = 0; {name} < {self._expression(limit)}; {name}++) {{"
+            case ast.For(target=target, iter=ast.Call(args=[*start, limit])) if len(start) < 2:
+                name, first = name_of(target), self._expression(start[0]) if start else "0"
+                text = f"for (u64 {name} = {first}; {name} < {self._expression(limit)}; {name}++) {{"
             case ast.While(test=test):
                 text = f"while ({self._expression(test)}) {{"
             case ast.If():
@@ -198,7 +190,7 @@ class Function:
             self._line(depth, f"/* {' '.join(above)} */")
 
     def _comment_beside(self, line: int) -> str:
-        return self._lines[line - 1].partition("  # ")[2]
+        return "" if line in self._told else self._lines[line - 1].partition("  # ")[2]
 
     # Expressions.
 
@@ -214,10 +206,12 @@ class Function:
                 return self._element(node)
             case ast.Call(func=ast.Name(id="U64"), args=[value]):
                 return self._expression(value)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="np"), attr=kind), args=[value]):
+                return f"({kind.replace('uint', 'u')})({self._expression(value)})"
             case ast.Call(func=ast.Name(id=name), args=values):
                 return f"{name.lstrip('_')}({', '.join(map(self._expression, values))})"
             case ast.UnaryOp(op=operator, operand=value):
-                return _UNARY[type(operator)] + _long(self._operand(value))
+                return _UNARY[type(operator)] + _long(self._operand(value, is_wide=True))
             case ast.BinOp() | ast.BoolOp() | ast.Compare() | ast.IfExp():
                 return self._compound(node)
             case _:
@@ -229,8 +223,8 @@ class Function:
                 return f"{name}_size"
             case ast.Subscript(value=ast.Attribute(value=ast.Name(id=name), attr="shape")):
                 return f"{name}_size"
-            case ast.Attribute(attr=name):
-                return name  # of the profile
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                return self._macro(name, getattr(self._module[module], name))
             case ast.Subscript(value=array, slice=ast.Tuple(elts=indices)):
                 return self._expression(array) + "".join(f"[{self._expression(index)}]" for index in indices)
             case ast.Subscript(value=array, slice=index):
@@ -242,7 +236,8 @@ class Function:
         match node:
             case ast.BinOp(left=left, op=operator, right=right):
                 is_chain = isinstance(left, ast.BinOp) and type(left.op) is type(operator)
-                first = self._expression(left) if is_chain else self._operand(left)
+                is_wide = isinstance(operator, _WIDENING)
+                first = self._expression(left) if is_chain else self._operand(left, is_wide=is_wide)
                 first = _long(first) if isinstance(operator, ast.LShift) else first
                 return f"{first} {_BINARY[type(operator)]} {self._operand(right)}"
             case ast.BoolOp(op=operator, values=values):
@@ -260,16 +255,25 @@ class Function:
             case _:
                 raise NotPortable(ast.unparse(node))
 
-    def _operand(self, node: ast.expr) -> str:
+    def _operand(self, node: ast.expr, *, is_wide: bool = False) -> str:
+        """Return an expression as part of another; ``is_wide`` where C would compute with fewer bits."""
         is_cast = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "U64"
         inner = node.args[0] if is_cast and isinstance(node, ast.Call) else node
         text = self._expression(node)
+        if is_cast and is_wide and isinstance(inner, ast.Subscript):
+            return f"(u64){text}"
         return f"({text})" if isinstance(inner, _COMPOUND) else text
 
     def _named(self, name: str) -> str:
         if name in self._places and name in self._module and not name.islower():
-            return str(int(self._module[name])) if _SMALL.fullmatch(name) else macro(name)
+            number = self._module[name]
+            return str(int(number)) if _SMALL.fullmatch(name) else self._macro(name, number)
         return _word(name)
+
+    def _macro(self, name: str, number: Any) -> str:
+        """Return a constant's name in C and take note of its number."""
+        self.constants[macro(name)] = int(number)
+        return macro(name)
 
 
 def _long(text: str) -> str:
