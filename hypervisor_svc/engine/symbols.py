@@ -318,7 +318,7 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
                 reason_numbers[code] = np.uint16(number)
             word = kind | ((number - ONE) << _DETAIL) | ((mark >> _CLASS_OF_MARK) << _CLASS)
         elif group == _SIGNAL:
-            word = kind
+            word = kind | ((mark >> _CLASS_OF_MARK) << _CLASS)
         elif group == _SOFTWARE and (not is_computed or kind != _MOV_SS):
             if is_computed and (kind != _INTN or steps):
                 word = kind

@@ -204,7 +204,7 @@ void read_symbols(const u8 *kinds,
             }
             word = kind | ((number - 1) << K_DETAIL) | ((mark >> K_CLASS_OF_MARK) << K_CLASS);
         } else if (group == K_SIGNAL) {
-            word = kind;
+            word = kind | ((mark >> K_CLASS_OF_MARK) << K_CLASS);
         } else if (group == K_SOFTWARE && (!is_computed || kind != K_MOV_SS)) {
             if (is_computed && (kind != K_INTN || steps)) {
                 word = kind;

@@ -232,7 +232,8 @@ class Machine:
         if self.rules.nests:
             for debugctl in self.debugctls:
                 yield from self._switched(self.climb(state, LIGHT)._replace(debugctl=debugctl), self.dr7s)
-            yield from self._switched(self.climb(state, HEAVY)._replace(debugctl=False), (0,))
+            for rung in (LIGHT, HEAVY):
+                yield from self._switched(self.climb(state, rung)._replace(debugctl=False), (0,))
 
     def _leaving(self, state: State) -> Iterator[State]:
         """Yield a state after an exception, and what leaving a nested guest by it makes of it.
@@ -244,10 +245,9 @@ class Machine:
             yield from self._switched(state, (0,))
 
     def _switched(self, state: State, dr7s: Iterable[int]) -> Iterator[State]:
-        """Switch DR7 for a nested guest; out of the session it is as if the host had set the registers."""
-        control = Control.NESTED if state.rung < HEAVY else Control.DEBUGREGS
+        """Switch DR7 for a nested guest."""
         for dr7 in dr7s:
-            yield self.cross(Moment.CONTROL_CHANGED, state._replace(shadow=dr7), control)
+            yield self.cross(Moment.CONTROL_CHANGED, state._replace(shadow=dr7), Control.NESTED)
 
     # MOV DR.
 
