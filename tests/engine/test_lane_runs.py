@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 import pytest
 
 from exitlab.events import EventKind
-from exitlab.v1 import hypervisor_pb2
+from exitlab.v1 import hypervisor_pb2, report_pb2
+from hypervisor_svc.engine import gang, machine
 from hypervisor_svc.engine.fleet import LoopReason
 from tests.engine.build import (
     SUMMARY,
@@ -50,8 +51,8 @@ CASES: Final = {
 }
 
 
-def run_of(case: Case, *, least_events: int | None) -> hypervisor_pb2.LaneRun:
-    """Return how a case's lane is run."""
+def ran(case: Case, *, least_events: int | None) -> tuple[hypervisor_pb2.LaneRun, report_pb2.Report]:
+    """Return how a case's lane is run, and the report."""
     engine = engine_of(
         *(case.policy,),
         vendor=VMX,
@@ -60,15 +61,16 @@ def run_of(case: Case, *, least_events: int | None) -> hypervisor_pb2.LaneRun:
         least_events=least_events,
     )
     engine.feed(stream(case.rows), SUMMARY)
+    report = engine.report()
     (run,) = engine.lane_runs()
-    return run
+    return run, report
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_why_the_loop_runs(name: str) -> None:
     """Events that a machine cannot run are the loop's, with the reason and the first of them."""
     case = CASES[name]
-    run = run_of(case, least_events=1)
+    run, _ = ran(case, least_events=1)
     shares = {int(share.reason): (share.events, share.first_event) for share in run.loop_shares}
     assert shares[case.reason] == (case.loop_events, case.first), run
     assert run.machine_events + sum(events for events, _ in shares.values()) == len(case.rows)
@@ -77,7 +79,7 @@ def test_why_the_loop_runs(name: str) -> None:
 @pytest.mark.parametrize("least_events", [None, 1000])
 def test_small_blocks(least_events: int | None) -> None:
     """Blocks with fewer events than it pays to learn for are the loop's."""
-    run = run_of(CASES["what only the loop knows"], least_events=least_events)
+    run, _ = ran(CASES["what only the loop knows"], least_events=least_events)
     assert [(int(share.reason), share.events) for share in run.loop_shares] == [(LoopReason.SMALL_BLOCKS, 13)]
     assert not run.machine_events
 
@@ -86,3 +88,14 @@ def test_reasons_are_the_contracts() -> None:
     """The engine's reasons have the contract's names and numbers."""
     ours = {f"LOOP_REASON_{reason.name}": int(reason) for reason in LoopReason}
     assert ours == {name: number for name, number in hypervisor_pb2.LoopReason.items() if number}
+
+
+@pytest.mark.parametrize(("limit", "room"), [("MAX_STATES", 0), ("MAX_STATES", 3), ("MAX_STEPS", 4)])
+def test_a_machine_without_room(monkeypatch: pytest.MonkeyPatch, limit: str, room: int) -> None:
+    """A machine that would have more states or steps than there is room for is the loop's, and says so."""
+    monkeypatch.setattr(machine, limit, room)
+    monkeypatch.setattr(gang, "MAX_STEPS", machine.MAX_STEPS)
+    case = Case("kvm-6.14", [*ACCESSES, *ACCESSES], LoopReason.TOO_LARGE, 12, 0)
+    run, report = ran(case, least_events=1)
+    assert [(int(share.reason), share.events) for share in run.loop_shares] == [(case.reason, 12)]
+    assert report == ran(case, least_events=None)[1]
