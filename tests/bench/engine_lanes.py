@@ -3,6 +3,7 @@
 import cProfile
 import pstats
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from tests.bench.table import Goal, Row
 GOALS: Final = {16: Goal(4, is_most=True), 64: Goal(12, is_most=True)}
 CANDIDATES: Final = 120
 _SHOWN: Final = 6
+_TWO: Final = "two engines"
 
 
 def rows(plan: Plan) -> list[Row]:
@@ -36,6 +38,15 @@ def run(whole: Case, lanes: list[policy_pb2.Lane]) -> tuple[float, Engine]:
         one.feed(block, int(SUMMARY))
     one.report()
     return time.perf_counter() - start, one
+
+
+def together(whole: Case, lanes: list[policy_pb2.Lane], count: int) -> float:
+    """Run a stream through so many engines at once, a thread each; return seconds until all have run."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(count) as threads:
+        for done in [threads.submit(run, whole, lanes) for _ in range(count)]:
+            done.result()
+    return time.perf_counter() - start
 
 
 def by_machine(whole: Case, lanes: list[policy_pb2.Lane]) -> list[policy_pb2.Lane]:
@@ -67,12 +78,21 @@ def _rows(plan: Plan, name: str) -> list[Row]:
     for what, lanes in chosen.items():
         truth = loop_report(whole, whole.config(lanes))
         check_same(f"{what} lanes, {name}", truth, found(run(whole, lanes)[1].report()))
-    samples = alternate(
-        {what: partial(_seconds, whole, lanes) for what, lanes in chosen.items()}, plan.rounds
-    )
-    per_event = samples.scaled(dict.fromkeys(chosen, float(len(whole.events))))
+    variants = {what: partial(_seconds, whole, lanes) for what, lanes in chosen.items()}
+    variants[_TWO] = partial(together, whole, chosen["1"], 2)
+    samples = alternate(variants, plan.rounds)
+    events = dict.fromkeys(chosen, float(len(whole.events))) | {_TWO: 2.0 * len(whole.events)}
+    per_event = samples.scaled(events)
     rate = 1 / per_event.median("1")
-    rows = [Row(topic, "1 lane, events a second", rate, "events/s", numbers=_numbers(per_event, "1"))]
+    rows = [
+        Row(topic, "1 lane, events a second", rate, "events/s", numbers=_numbers(per_event, "1")),
+        Row(
+            topic,
+            "1 lane, two engines in two threads, rate of one",
+            per_event.median("1") / per_event.median(_TWO),
+            numbers=_numbers(per_event, _TWO),
+        ),
+    ]
     for count in counts:
         what = str(count)
         times = samples.speed("1", what)
