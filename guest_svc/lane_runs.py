@@ -13,6 +13,7 @@ _WHY: Final = {
     "STATE": "a debugger, or registers that are not those of the stream",
     "MAY_DIVERGE": "a register that is not the guest's may come to matter",
     "TOO_LARGE": "its machine would be too large",
+    "RESERVED_BITS": "what the policy emulates keeps reserved bits as they are written",
 }
 WORTH_TELLING: Final = 100_000  # events in the loop: some milliseconds
 

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exitlab.v1 import hypervisor_pb2
+from exitlab.debugreg import DR6_RESET, DR7_GD, DR7_RTM, DR7_WRITABLE, dr6_writable
+from exitlab.v1 import hypervisor_pb2, policy_pb2
 from hypervisor_svc.arch import reference as ref
 from hypervisor_svc.arch.story import Story
 from hypervisor_svc.engine import records
@@ -38,6 +39,9 @@ _MOST_LOOP_EVENTS: Final = 1 << 15
 # events to run.
 LEAST_EVENTS: Final = 4096
 _LONGEST_REST: Final = 64
+# Bits of a value that its feature word tells of.
+_TOLD_OF_DR6: Final = 1 << 11 | 1 << 16
+_TOLD_OF_DR7: Final = DR7_GD | DR7_RTM
 _NOT_TAKEN: Final = MAX_STEPS  # stands for a step where a conditional event is not taken
 
 
@@ -51,6 +55,7 @@ class LoopReason(IntEnum):
     STATE = 5
     MAY_DIVERGE = 6
     TOO_LARGE = 7
+    RESERVED_BITS = 8
 
 
 class _Share(NamedTuple):
@@ -110,6 +115,8 @@ class _Run:
         homes = vcpus[:, records.HOME].tolist()
         if lane.visits.size or lane.constants[records.CLUSTER_GAP]:
             return LoopReason.CLUSTERS
+        if _keeps_reserved_bits(lane.message):
+            return LoopReason.RESERVED_BITS
         if len(set(homes)) < len(homes):
             return LoopReason.SHARED_CPU
         # A lane that has refused a change is elsewhere than its stream.
@@ -136,6 +143,14 @@ class _Run:
         elif (step := self.machine.steps[step_number]) is not None:
             found = step.decision
         return self.lane.decision_number(*found)
+
+
+def _keeps_reserved_bits(policy: policy_pb2.PolicyTable) -> bool:
+    """Tell whether emulation has other masks than the architecture's, in bits that no symbol tells of."""
+    unlike = policy.emulated_dr6_writable ^ dr6_writable(rtm=True, bus_lock_detect=True)
+    unlike |= policy.emulated_dr6_fixed ^ DR6_RESET
+    is_odd = bool(unlike & ~_TOLD_OF_DR6)
+    return is_odd or bool((policy.emulated_dr7_writable ^ DR7_WRITABLE) & ~_TOLD_OF_DR7)
 
 
 class Fleet:

@@ -27,7 +27,7 @@ from hypervisor_svc.engine.machine import (
 )
 from hypervisor_svc.engine.probe import Row
 from hypervisor_svc.engine.records import Words
-from hypervisor_svc.engine.states import Part, put_states, states_of
+from hypervisor_svc.engine.states import Part, put_states
 from hypervisor_svc.engine.stretch import Steps, Stretch
 
 _AT_ONCE: Final = 4
@@ -64,6 +64,7 @@ class Gang:
         self._places = _Places(*(np.zeros((vcpus, rows), np.uint64) for _ in _Places._fields))
         self._windows = np.zeros((rows, records.WINDOW_BUCKETS), np.uint64)
         self._accesses = np.zeros(vcpus, np.uint64)  # MOV DRs of each vCPU before the stretch
+        self._settled = np.zeros((vcpus, rows), np.int64)  # the state's number when it was settled last
 
     def begin(self, row: int, numbers: Sequence[int], window_sizes: Words) -> None:
         """Have a machine begin in these states, a number and the open window's size for each vCPU."""
@@ -72,6 +73,7 @@ class Gang:
         with np.errstate(over="ignore"):
             where.opened[:, row] = self._accesses - window_sizes
         where.last[:, row] = 0
+        self._settled[:, row] = numbers
 
     def run(self, stretch: Stretch, rows: Sequence[int]) -> list[int]:
         """Run a stretch through these machines; return those that met a step of the oracle loop's.
@@ -191,8 +193,8 @@ class Gang:
         number = np.array([vcpu], np.uint64)
         waiting = record[0, records.PENDING_KEY : records.PENDING_OPERATIONS + 1]
         if waiting[0]:
-            start = machine.number_of(states_of(record, cpu, number)[0].tobytes()) or 0
-            lane.add_to_bill(*_together(waiting, machine.entries[start]), 1)
+            entry = machine.entries[int(self._settled[vcpu, row])]
+            lane.add_to_bill(*_together(waiting, entry), 1)
         last = step_number(int(self._places.last[vcpu, row]))
         self._bill_waits(machine, lane, self._taken[vcpu, row], last)
         step = machine.steps[last]
@@ -205,6 +207,7 @@ class Gang:
         is_open = step.state[Part.WINDOW] != records.WINDOW_CLOSED
         record[0, records.WINDOW_SIZE] = size if is_open else 0
         self._places.last[vcpu, row] = 0
+        self._settled[vcpu, row] = self._places.states[vcpu, row] // np.uint64(ROW)
 
     @staticmethod
     def _bill_waits(machine: Machine, lane: Lane, taken: NDArray[np.uint64], last: int) -> None:

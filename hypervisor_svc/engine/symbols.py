@@ -217,6 +217,8 @@ def read_symbols(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  # o
         mode = U64(modes[i])
         group = groups[kind]
         steps = is_computed and (mode & _TF) != ZERO
+        if group != _DR:  # what has not retired has no step, whatever it is
+            steps = steps and (mark & _NOT_RETIRED) == ZERO
         word = U64(QUIET_WORD)
         counts = ZERO
         if group == _DR:

@@ -69,6 +69,9 @@ void read_symbols(const u8 *kinds,
         u64 mode = modes[i];
         u64 group = groups[kind];
         bool steps = is_computed && (mode & K_TF) != 0;
+        if (group != K_DR) { /* what has not retired has no step, whatever it is */
+            steps = steps && (mark & K_NOT_RETIRED) == 0;
+        }
         u64 word = QUIET_WORD;
         u64 counts = 0;
         u64 arg;

@@ -47,6 +47,7 @@ CASES: Final = {
         "hyperplatform", [*set_debugregs(db0=0x7000), *[cpuid()] * 1500], LoopReason.STATE, 480, 1024
     ),
     "a DR6 that may be stale": Case("kvm-6.8", [*ACCESSES, *ACCESSES], LoopReason.MAY_DIVERGE, 12, 0),
+    "masks of its own": Case("haxm", [set_dr(7, 0xD400), get_dr(7)], LoopReason.RESERVED_BITS, 2, 0),
     "more reasons than symbols": Case("kvm-6.14", REASONS, LoopReason.TOO_LARGE, 46, 254),
 }
 

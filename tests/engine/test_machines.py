@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from exitlab.events import EventColumns, EventKind
+from exitlab.events import EventColumns, EventKind, Mark, Mode
 from guest_svc.workloads import find_workload, workload_names
 from hypervisor_svc.engine import Engine
 from tests.engine.build import (
@@ -120,6 +120,32 @@ def test_every_kind_of_every_class(vendor: int) -> None:
         if int(events.kinds[0]) == EventKind.EXCEPTION:
             continue  # a recorded one has no place in a session that computes
         assert say(loop, events, FULL) == say(machines, events, FULL), part
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_an_instruction_that_does_not_retire_has_no_step(vendor: int) -> None:
+    """With the trap flag set, whatever the kind."""
+    kinds = [EventKind.CPUID, EventKind.PAUSE, EventKind.RDTSC, EventKind.MMIO, EventKind.WRITE]
+    events = stream(
+        [event(kind, arg=4, modes=Mode.TF, marks=Mark.NOT_RETIRED) for kind in kinds], [cpuid(), get_dr(6)]
+    )
+    policies = policies_on(vendor)
+    loop, machines = (engine_of(*policies, vendor=vendor, least_events=least) for least in (None, 1))
+    assert say(loop, events, FULL) == say(machines, events, FULL)
+    assert any(by_machine(machines))
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_looking_changes_nothing(vendor: int) -> None:
+    """A report after every block, as someone watches, and the last is the same."""
+    policies = policies_on(vendor)
+    events = any_stream(5, 300, ALONE)
+    loop, machines = (engine_for(ALONE, *policies, vendor=vendor, least_events=least) for least in (None, 1))
+    for start in range(0, len(events), 7):
+        for engine in (loop, machines):
+            engine.feed(events.rows(start, start + 7), SUMMARY)
+        looked = machines.report()
+        assert looked == loop.report()
 
 
 # A window in which DR6 is written, fast exits, and what ends it.

@@ -108,6 +108,8 @@ class _LoopReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     """A register that is not the guest's may come to matter."""
     LOOP_REASON_TOO_LARGE: _LoopReason.ValueType  # 7
     """The policy's machine has more states, steps or symbols than there is room for."""
+    LOOP_REASON_RESERVED_BITS: _LoopReason.ValueType  # 8
+    """What the policy emulates keeps reserved bits as they are written."""
 
 class LoopReason(_LoopReason, metaclass=_LoopReasonEnumTypeWrapper):
     """Why the loop ran events."""
@@ -128,6 +130,8 @@ LOOP_REASON_MAY_DIVERGE: LoopReason.ValueType  # 6
 """A register that is not the guest's may come to matter."""
 LOOP_REASON_TOO_LARGE: LoopReason.ValueType  # 7
 """The policy's machine has more states, steps or symbols than there is room for."""
+LOOP_REASON_RESERVED_BITS: LoopReason.ValueType  # 8
+"""What the policy emulates keeps reserved bits as they are written."""
 global___LoopReason = LoopReason
 
 @typing.final
