@@ -299,7 +299,9 @@ class SessionStatus(google.protobuf.message.Message):
     epoch: builtins.int
     """Epoch of the newest stream; each Open raises it and fences older streams."""
     state_digest: builtins.int
-    """Digest of the engine's state at applied_events; 0 once the session has failed."""
+    """Digest of the engine's state at applied_events; 0 once the session has failed. Dead values are part of
+    it, so that it may depend on how the stream was cut into blocks.
+    """
     label: builtins.str
     """The session's label."""
     note: builtins.str
