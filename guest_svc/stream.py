@@ -1,7 +1,9 @@
 """The guest's end of the wire: unary calls of a hypervisor, and one stream of events.
 
-A stream has three threads: the caller's, which makes and encodes blocks; gRPC's, which sends them;
-and a reader, which takes in acknowledgements and outcomes. They meet at one condition. Offsets are
+A stream has three threads: the caller's, which makes and encodes blocks and takes in what came
+back; gRPC's, which sends them; and a reader, which only hands over what arrives. They meet at two
+queues, and all that is known of the stream is the caller's alone: a signal may interrupt it between
+any two instructions, and must not find it with a lock that the other threads wait for. Offsets are
 event indexes, never block numbers, and the stream keeps what a resume needs: the next event, what
 is applied and committed, which outcomes have arrived, and the epoch.
 """
@@ -133,11 +135,11 @@ class EventStream:
         self._largest_block = _largest_block(session.limits, self._crcs.declared)
         self._on_outcomes = on_outcomes
         self._requests: SimpleQueue[bytes | None] = SimpleQueue()
-        self._changed = threading.Condition()
+        # What the hypervisor sends; then what ended the stream, None if it was the hypervisor's wish.
+        self._arrived: SimpleQueue[hypervisor_pb2.StreamEventsResponse | BaseException | None] = SimpleQueue()
         self._in_flight: deque[int] = deque()  # the offset after each block that is not yet applied
         self._failure: BaseException | None = None
         self._is_open = False
-        self._has_ended = False
         self.next_event = 0
         self.applied_events = 0
         self.committed_events = 0
@@ -150,7 +152,7 @@ class EventStream:
             response_deserializer=hypervisor_pb2.StreamEventsResponse.FromString,
         )
         self._call = stream(iter(self._requests.get, None))
-        self._reader = threading.Thread(target=self._read, args=(self._call,), daemon=True)
+        self._reader = threading.Thread(target=_hand_over, args=(self._call, self._arrived), daemon=True)
 
     @property
     def crcs(self) -> tuple[int, ...]:
@@ -163,7 +165,7 @@ class EventStream:
         opening = hypervisor_pb2.Open(session_id=self._session_id, received_events=self.received_events)
         self._requests.put(hypervisor_pb2.StreamEventsRequest(open=opening).SerializeToString())
         try:
-            self._wait_for(lambda: self._is_open)
+            self._take_until(lambda: self._is_open)
         except BaseException:
             self._call.cancel()
             self._requests.put(None)
@@ -180,7 +182,7 @@ class EventStream:
         self._reader.join(_CLOSING_SECONDS)
         if self._reader.is_alive():
             self._call.cancel()
-            self._reader.join()
+            self._reader.join(_CLOSING_SECONDS)
 
     def send(self, events: EventColumns) -> None:
         """Send the next events, in blocks that the hypervisor takes; waits while the window is full."""
@@ -190,17 +192,16 @@ class EventStream:
     def wait_until_applied(self) -> None:
         """Wait until all that was sent is applied, and its outcomes have arrived if they are wanted."""
         if self._on_outcomes is None:
-            self._wait_for(lambda: self.applied_events == self.next_event)
+            self._take_until(lambda: self.applied_events == self.next_event)
         else:
-            self._wait_for(lambda: self.applied_events == self.received_events == self.next_event)
+            self._take_until(lambda: self.applied_events == self.received_events == self.next_event)
 
     def _send_block(self, events: EventColumns) -> None:
         data = encode_block(events, self.next_event, self._crcs)
         end = self.next_event + len(events)
-        self._wait_for(lambda: self._has_room(end))
-        with self._changed:
-            self._in_flight.append(end)
-            self.next_event = end
+        self._take_until(lambda: self._has_room(end))
+        self._in_flight.append(end)
+        self.next_event = end
         self._requests.put(data)
 
     def _has_room(self, end: int) -> bool:
@@ -215,49 +216,33 @@ class EventStream:
             and (not limits.max_uncommitted_events or uncommitted <= limits.max_uncommitted_events)
         )
 
-    def _wait_for(self, is_true: Callable[[], bool]) -> None:
-        with self._changed:
-            while not is_true():
-                if self._failure is not None:
-                    raise self._failure
-                if self._has_ended:
-                    raise CouldNotFinish(f"the hypervisor ended the stream at event {self.applied_events:,}")
-                self._changed.wait()
-
-    def _read(self, responses: Iterator[hypervisor_pb2.StreamEventsResponse]) -> None:
-        """Take in what the hypervisor sends until it ends: the reader thread."""
+    def _take_until(self, is_true: Callable[[], bool]) -> None:
+        """Take in what has arrived, and wait for more, until something is so; a stream fails once."""
+        if self._failure is not None:
+            raise self._failure
         try:
-            for response in responses:
-                self._take(response)
-        except grpc.RpcError as error:
-            self._end(guest_error(error, f"the stream broke at event {self.applied_events:,}"))
-        except BaseException as error:  # handed to the caller's thread, which raises it
-            self._call.cancel()
-            self._end(error)
-        else:
-            self._end(None)
+            while not is_true():
+                self._take(self._arrived.get())
+        except BaseException as error:
+            self._failure = error
+            raise
 
-    def _end(self, failure: BaseException | None) -> None:
-        with self._changed:
-            self._failure = self._failure or failure  # what was told first is why the rest follows
-            self._has_ended = True
-            self._changed.notify_all()
-
-    def _take(self, response: hypervisor_pb2.StreamEventsResponse) -> None:
-        which = response.WhichOneof("message")
+    def _take(self, arrived: hypervisor_pb2.StreamEventsResponse | BaseException | None) -> None:
+        if arrived is None:
+            raise CouldNotFinish(f"the hypervisor ended the stream at event {self.applied_events:,}")
+        if isinstance(arrived, grpc.RpcError):
+            raise guest_error(arrived, f"the stream broke at event {self.applied_events:,}") from None
+        if isinstance(arrived, BaseException):
+            raise arrived
+        which = arrived.WhichOneof("message")
         if which == "outcomes":
-            self._take_outcomes(response.outcomes)
-            return
-        with self._changed:
-            if which == "opened":
-                self._take_opened(response.opened)
-            elif which == "acknowledgement":
-                self._take_acknowledgement(response.acknowledgement)
-            elif which == "draining":
-                self._failure = self._failure or CouldNotFinish(
-                    f"the hypervisor is stopping at event {response.draining.applied_events:,}"
-                )
-            self._changed.notify_all()
+            self._take_outcomes(arrived.outcomes)
+        elif which == "opened":
+            self._take_opened(arrived.opened)
+        elif which == "acknowledgement":
+            self._take_acknowledgement(arrived.acknowledgement)
+        elif which == "draining":
+            raise CouldNotFinish(f"the hypervisor is stopping at event {arrived.draining.applied_events:,}")
 
     def _take_opened(self, opened: hypervisor_pb2.Opened) -> None:
         if opened.next_event != self.next_event:
@@ -290,11 +275,23 @@ class EventStream:
             self._on_outcomes(part)
         if not part.is_last_part:
             return
-        with self._changed:
-            self.received_events = end
-            self._changed.notify_all()
+        self.received_events = end
         confirm = hypervisor_pb2.ConfirmOutcomes(received_events=self.received_events)
         self._requests.put(hypervisor_pb2.StreamEventsRequest(confirm=confirm).SerializeToString())
+
+
+def _hand_over(
+    responses: Iterator[hypervisor_pb2.StreamEventsResponse],
+    arrived: "SimpleQueue[hypervisor_pb2.StreamEventsResponse | BaseException | None]",
+) -> None:
+    """Pass on what the hypervisor sends, and how it ended: the reader thread."""
+    try:
+        for response in responses:
+            arrived.put(response)
+    except BaseException as error:  # handed to the caller's thread, which raises it
+        arrived.put(error)
+    else:
+        arrived.put(None)
 
 
 def _largest_block(limits: hypervisor_pb2.Limits, columns: Iterable[Column]) -> int:

@@ -3,179 +3,20 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
-from exitlab.blocks import ColumnCrcs, DecodedBlock, decode_request
-from exitlab.events import Column, EventColumns, EventKind
+from exitlab.blocks import ColumnCrcs, DecodedBlock
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
 from guest_svc import embedded
 from guest_svc import stream as stream_module
 from guest_svc.errors import BadInput, CouldNotFinish, NotConnected
 from guest_svc.stream import WINDOW_BLOCKS, EventStream, Hypervisor
-
-COLUMNS = (Column.KINDS, Column.VALUES)
-Response = hypervisor_pb2.StreamEventsResponse
-Limits = hypervisor_pb2.Limits
-
-
-def events(count: int, start: int = 0) -> EventColumns:
-    """Return ``count`` fetches of consecutive addresses."""
-    values = np.arange(start, start + count, dtype=np.uint64)
-    return EventColumns(kinds=np.full(count, EventKind.FETCH, dtype=np.uint8), values=values)
-
-
-@dataclass
-class Keeper:
-    """Keeps what arrives on a stream and answers each block through ``answer``."""
-
-    limits: Limits = field(default_factory=lambda: Limits(max_block_events=100, max_window_events=1000))
-    answer: Callable[["Keeper", DecodedBlock], Iterator[Response | bytes]] | None = None
-    opened: hypervisor_pb2.Opened = field(default_factory=lambda: hypervisor_pb2.Opened(epoch=3))
-    report: bytes | None = None
-    blocks: list[DecodedBlock] = field(default_factory=list)
-    confirmed: list[int] = field(default_factory=list)
-    finished: list[hypervisor_pb2.FinishSessionRequest] = field(default_factory=list)
-    may_answer: threading.Event = field(default_factory=threading.Event)
-    may_end: threading.Event = field(default_factory=threading.Event)
-    has_ended: threading.Event = field(default_factory=threading.Event)
-    has_filled: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        """Answer at once unless a test says otherwise."""
-        self.may_answer.set()
-        self.may_end.set()
-
-    def create_session(self, request: Any, context: Any) -> hypervisor_pb2.CreateSessionResponse:
-        """Create the one session, or refuse a label that asks for it."""
-        if request.config.label == "refuse":
-            detail = error_details_pb2.BadRequest(
-                field_violations=[{"field": "config.lanes[0].policy_name", "description": "no such policy"}]
-            )
-            info = error_details_pb2.ErrorInfo(reason="UNKNOWN_POLICY", domain="exitlab")
-            status = status_pb2.Status(
-                code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message="no policy\nkvm-3.13"
-            )
-            for each in (info, detail):
-                status.details.add().Pack(each)
-            context.abort_with_status(rpc_status.to_status(status))
-        if request.config.label == "refuse with garbage":
-            context.set_trailing_metadata((("grpc-status-details-bin", b"\xff"),))
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
-        return hypervisor_pb2.CreateSessionResponse(session_id="s1", limits=self.limits)
-
-    def stream_events(self, requests: Iterator[bytes], context: Any) -> Iterator[Response | bytes]:
-        """Keep the blocks; hold the answers back until they may go."""
-        del context
-        arrived: list[DecodedBlock] = []
-        for data in requests:
-            request = decode_request(data, COLUMNS)
-            if isinstance(request, DecodedBlock):
-                self.blocks.append(request)
-                arrived.append(request)
-                if len(self.blocks) == WINDOW_BLOCKS:
-                    self.has_filled.set()
-                if not self.may_answer.is_set() and len(self.blocks) < WINDOW_BLOCKS:
-                    continue
-                self.may_answer.wait()
-                for block in arrived:
-                    yield from (self.answer or applied)(self, block)
-                arrived.clear()
-            elif request.HasField("confirm"):
-                self.confirmed.append(request.confirm.received_events)
-            else:
-                assert request.open.session_id == "s1"
-                yield Response(opened=self.opened)
-        self.may_end.wait(10)
-        self.has_ended.set()
-
-    def finish_session(self, request: Any, context: Any) -> hypervisor_pb2.FinishSessionResponse:
-        """Answer with a report of as many events as are stated."""
-        del context
-        self.finished.append(request)
-        stored = report_pb2.Report(events=request.event_count).SerializeToString()
-        return hypervisor_pb2.FinishSessionResponse(report=stored if self.report is None else self.report)
-
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """Return the methods as gRPC serves them; a stream's requests come as bytes."""
-
-        def to_bytes(message: Message | bytes) -> bytes:
-            return message if isinstance(message, bytes) else message.SerializeToString()
-
-        return grpc.method_handlers_generic_handler(
-            "exitlab.v1.HypervisorService",
-            {
-                "CreateSession": grpc.unary_unary_rpc_method_handler(
-                    self.create_session, hypervisor_pb2.CreateSessionRequest.FromString, to_bytes
-                ),
-                "StreamEvents": grpc.stream_stream_rpc_method_handler(self.stream_events, None, to_bytes),
-                "FinishSession": grpc.unary_unary_rpc_method_handler(
-                    self.finish_session, hypervisor_pb2.FinishSessionRequest.FromString, to_bytes
-                ),
-            },
-        )
-
-
-def end_of(block: DecodedBlock) -> int:
-    """Return the offset after a block."""
-    return block.first_event + len(block.events)
-
-
-def applied(keeper: Keeper, block: DecodedBlock) -> Iterator[Response]:
-    """Say that a block is applied and committed."""
-    del keeper
-    end = end_of(block)
-    yield Response(acknowledgement=hypervisor_pb2.Acknowledgement(applied_events=end, committed_events=end))
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[Keeper], Hypervisor]]:
-    """Serve a keeper on a unix socket and connect to it."""
-    started: list[Any] = []
-
-    def start(keeper: Keeper) -> Hypervisor:
-        server = grpc.server(ThreadPoolExecutor(4))
-        server.add_generic_rpc_handlers((keeper.handlers(),))
-        address = f"unix:{tmp_path}/h{len(started)}"
-        server.add_insecure_port(address)
-        server.start()
-        hypervisor = Hypervisor(address)
-        started.append((server, hypervisor))
-        return hypervisor
-
-    yield start
-    for server, hypervisor in started:
-        hypervisor.channel.close()
-        server.stop(None).wait()
-
-
-def create(hypervisor: Hypervisor) -> hypervisor_pb2.CreateSessionResponse:
-    """Create a session of no lanes."""
-    return hypervisor.create_session(hypervisor_pb2.SessionConfig())
-
-
-def send_five(
-    hypervisor: Hypervisor,
-    on_outcomes: Callable[[outcome_pb2.OutcomePart], None] | None = None,
-    and_then: Callable[[EventStream], None] = EventStream.wait_until_applied,
-) -> None:
-    """Send five events in a session of their own."""
-    with EventStream(hypervisor, create(hypervisor), COLUMNS, on_outcomes) as stream:
-        stream.send(events(5))
-        and_then(stream)
-
-
-Serve = Callable[[Keeper], Hypervisor]
+from tests.guest.keeper import COLUMNS, Keeper, Limits, Response, Serve, applied, create, events, send_five
 
 
 def test_all_events_arrive_once_in_order_with_running_digests(serve: Serve) -> None:
@@ -409,7 +250,7 @@ def test_an_error_of_the_caller_closes_the_stream(serve: Serve) -> None:
 
 
 def test_an_error_in_taking_outcomes_reaches_the_caller(serve: Serve) -> None:
-    """What goes wrong in the reader's thread is raised where the stream is used."""
+    """What goes wrong in taking what arrived is raised where the stream is used."""
 
     def part(keeper: Keeper, block: DecodedBlock) -> Iterator[Response]:
         del keeper
