@@ -26,6 +26,8 @@ def first_error(error: grpc.RpcError, address: str, *, has_begun: bool = False) 
     status, message = _status(error)
     if status in _NOT_THERE:
         return NotConnected(f"no hypervisor answers at {address}: {message}")
+    if status is grpc.StatusCode.CANCELLED:  # this side cancels no such call
+        return NotConnected(f"the hypervisor at {address} is stopping: it cancelled the call")
     if status in _BUGS:
         return guest_error(error, "the hypervisor failed")
     return BadInput(f"{message}{_details(error)}")

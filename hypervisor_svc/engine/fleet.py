@@ -10,6 +10,7 @@ is the same.
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -167,9 +168,19 @@ class Fleet:
             for lane in lanes
         ]
         self._least_events = least_events
-        self._gang = Gang([run.machine for run in self._runs], vcpus)
-        self._stretch = Stretch(vcpus, is_computed=is_computed)
+        self._vcpus = vcpus
+        self._is_computed = is_computed
         self._loop_events = _LOOP_EVENTS
+
+    # Made when machines run first: a session that only waits has none.
+
+    @cached_property
+    def _gang(self) -> Gang:
+        return Gang([run.machine for run in self._runs], self._vcpus)
+
+    @cached_property
+    def _stretch(self) -> Stretch:
+        return Stretch(self._vcpus, is_computed=self._is_computed)
 
     def run(self, work: Work) -> None:
         """Run a checked block through every lane."""
@@ -268,7 +279,7 @@ class Fleet:
     def _leave(self, reference: Words, why: LoopReason) -> None:
         self.settle(reference)
         for run in self._runs:
-            if run.is_by_machine or why == LoopReason.SMALL_BLOCKS:
+            if run.is_by_machine or LoopReason.SMALL_BLOCKS in (why, run.why):
                 run.is_by_machine, run.why = False, why
 
     def _take_up(self, row: int, run: _Run, truth: Words) -> None:

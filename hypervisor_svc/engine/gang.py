@@ -4,6 +4,7 @@ What a machine counts waits here until it is settled: written into the records a
 as if the oracle loop had run.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -27,10 +28,12 @@ from hypervisor_svc.engine.machine import (
 )
 from hypervisor_svc.engine.probe import Row
 from hypervisor_svc.engine.records import Words
-from hypervisor_svc.engine.states import Part, put_states
+from hypervisor_svc.engine.states import PARTS, Part, put_states
 from hypervisor_svc.engine.stretch import Steps, Stretch
 
 _AT_ONCE: Final = 4
+_FIRST_STEPS: Final = 256  # of a machine there is room for; more is made as they are learned
+_U_NUMBER: Final = np.uint64(0xFFFF)
 _STEP: Final = np.uint64(1)
 _BACK: Final = ~np.uint64(0)
 
@@ -60,7 +63,7 @@ class Gang:
         self._tables = np.zeros((rows, MAX_STATES * ROW), np.uint32)
         self._tables[-1, :ROW] = IDLE
         self._looks = np.zeros((rows, MAX_STEPS), np.uint8)
-        self._taken = np.zeros((vcpus, rows, MAX_STEPS), np.uint64)
+        self._taken = np.zeros((vcpus, rows, _FIRST_STEPS), np.uint64)
         self._places = _Places(*(np.zeros((vcpus, rows), np.uint64) for _ in _Places._fields))
         self._windows = np.zeros((rows, records.WINDOW_BUCKETS), np.uint64)
         self._accesses = np.zeros(vcpus, np.uint64)  # MOV DRs of each vCPU before the stretch
@@ -138,10 +141,14 @@ class Gang:
         if self._tables[row, place | symbol] == UNKNOWN:
             words, reasons = stretch.words()
             entries = self._tables[row, place : place + len(words)]
+            fresh = [0, *(1 + np.flatnonzero(entries[1:] == UNKNOWN)).tolist()]  # QUIET comes with any
             machine = self._machines[row]
-            fresh = np.array(machine.learn(place // ROW, words, reasons), np.uint32)
-            entries[:] = np.where(entries == UNKNOWN, fresh, entries)
+            entries[fresh] = machine.learn(
+                place // ROW, [words[symbol] for symbol in fresh], [reasons[symbol] for symbol in fresh]
+            )
             self._looks[row] = machine.looks
+            while len(machine.steps) > self._taken.shape[2]:
+                self._taken = np.concatenate((self._taken, np.zeros_like(self._taken)), axis=2)
 
     def _belongs_to_loop(self, vcpu: int, row: int, symbol: int) -> bool:
         entry = int(self._tables[row, int(self._places.states[vcpu, row]) | symbol])
@@ -164,61 +171,67 @@ class Gang:
     def settle(self, row: int, lane: Lane, reference: Words) -> None:
         """Bring a lane's records and counters up to date; its machine can go on."""
         machine = self._machines[row]
-        for vcpu in range(len(self._accesses)):
-            if self._places.last[vcpu, row]:
-                self._settle_vcpu(vcpu, row, lane, reference[vcpu])
+        taken = self._taken[:, row]
+        totals = taken.sum(axis=0)
+        moved = np.flatnonzero(self._places.last[:, row])
+        if len(moved):
+            self._settle_vcpus(moved, row, lane, reference, totals)
         lane.state.window_sizes += self._windows[row]
         self._windows[row] = 0
-        taken = self._taken[:, row]
-        for number in np.flatnonzero(taken.any(axis=0)).tolist():
+        for number in np.flatnonzero(totals).tolist():
             step = machine.steps[number]
             assert step is not None  # only steps of the machine are taken
-            times = taken[:, number]
-            total = int(times.sum())
+            total = int(totals[number])
             counted = np.array(step.vcpu_counts, np.uint64)
-            lane.state.vcpus[:, records.EXECUTED : records.CLUSTERED + 1] += times[:, None] * counted
+            lane.state.vcpus[:, records.EXECUTED : records.CLUSTERED + 1] += taken[:, number, None] * counted
             lane.state.counts[records.SWITCHES] += np.uint64(step.switches * total)
             if step.whole_window >= 0:
                 lane.state.window_sizes[step.whole_window] += np.uint64(total)
             for key, operations in step.rows:
                 lane.add_to_bill(key, operations, total)
-            times[:] = 0
+            taken[:, number] = 0
 
-    def _settle_vcpu(self, vcpu: int, row: int, lane: Lane, truth: Words) -> None:
-        """Bring one vCPU's records up to date, and bill the exits whose entries have run."""
-        machine = self._machines[row]
-        record = lane.state.vcpus[vcpu : vcpu + 1]
-        home = int(record[0, records.HOME])
-        cpu = lane.state.physical_cpus[home : home + 1]
-        number = np.array([vcpu], np.uint64)
-        waiting = record[0, records.PENDING_KEY : records.PENDING_OPERATIONS + 1]
-        if waiting[0]:
-            entry = machine.entries[int(self._settled[vcpu, row])]
-            lane.add_to_bill(*_together(waiting, entry), 1)
-        last = step_number(int(self._places.last[vcpu, row]))
-        self._bill_waits(machine, lane, self._taken[vcpu, row], last)
-        step = machine.steps[last]
-        assert step is not None  # the last step is the machine's too
-        record[0, records.TRUE : records.TRUE + 6] = truth[: ref.DR7 + 1]
-        put_states(np.frombuffer(step.state, np.uint8)[None], record, cpu, number)
-        waiting[:] = step.pending
+    def _settle_vcpus(
+        self, moved: NDArray[np.int64], row: int, lane: Lane, reference: Words, totals: Words
+    ) -> None:
+        """Bring the records of these vCPUs up to date, and bill the exits whose entries have run."""
+        machine, where = self._machines[row], self._places
+        records_of_vcpus = lane.state.vcpus[moved]
+        homes = records_of_vcpus[:, records.HOME].astype(np.int64)
+        cpus = lane.state.physical_cpus[homes]
+        waiting = records_of_vcpus[:, records.PENDING_KEY : records.PENDING_OPERATIONS + 1]
+        settled = self._settled[moved, row].tolist()
+        bills = Counter(
+            _together(pending, machine.entries[state])
+            for pending, state in zip(waiting.tolist(), settled, strict=True)
+            if pending[0]
+        )
+        last = (where.last[moved, row] & _U_NUMBER).astype(np.int64)
+        self._bill_waits(machine, totals - np.bincount(last, minlength=len(totals)).astype(np.uint64), bills)
+        for (key, operations), times in bills.items():
+            lane.add_to_bill(key, operations, times)
+        steps = [step for number in last.tolist() if (step := machine.steps[number]) is not None]
+        codes = np.frombuffer(b"".join(step.state for step in steps), np.uint8).reshape(len(steps), PARTS)
+        records_of_vcpus[:, records.TRUE : records.TRUE + 6] = reference[moved, : ref.DR7 + 1]
+        put_states(codes, records_of_vcpus, cpus, moved.astype(np.uint64))
+        waiting[:] = np.array([step.pending for step in steps], np.uint64)
         with np.errstate(over="ignore"):
-            size = self._accesses[vcpu] - self._places.opened[vcpu, row]
-        is_open = step.state[Part.WINDOW] != records.WINDOW_CLOSED
-        record[0, records.WINDOW_SIZE] = size if is_open else 0
-        self._places.last[vcpu, row] = 0
-        self._settled[vcpu, row] = self._places.states[vcpu, row] // np.uint64(ROW)
+            sizes = self._accesses[moved] - where.opened[moved, row]
+        records_of_vcpus[:, records.WINDOW_SIZE] = sizes * (codes[:, Part.WINDOW] != records.WINDOW_CLOSED)
+        lane.state.vcpus[moved] = records_of_vcpus
+        lane.state.physical_cpus[homes] = cpus  # every vCPU has one of its own, else the loop would run
+        where.last[moved, row] = 0
+        self._settled[moved, row] = where.states[moved, row] // np.uint64(ROW)
 
     @staticmethod
-    def _bill_waits(machine: Machine, lane: Lane, taken: NDArray[np.uint64], last: int) -> None:
-        """Bill exits that waited for an entry; the one of the last step still does."""
+    def _bill_waits(machine: Machine, taken: Words, bills: Counter[tuple[int, int]]) -> None:
+        """Bill exits that waited for an entry that has run; those of the last steps still wait."""
         for number in taken.nonzero()[0].tolist():
             step = machine.steps[number]
             assert step is not None  # only steps of the machine are taken
-            times = int(taken[number]) - (number == last)
-            if step.pending.key and times:
+            if step.pending.key:
                 following = machine.entries[machine.number_of(step.state) or 0]
-                lane.add_to_bill(*_together(step.pending, following), times)
+                bills[_together(step.pending, following)] += int(taken[number])
 
 
 def _together(pending: Iterable[int], entry: Row) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 To learn a step, a record of the state is made with telling values (no two registers alike, and poison in
 every copy that is not the truth), one event of the symbol's word is given to the reference and to the
 loop, and what has changed is read off. Where poison reaches the story or what the guest runs on, or a
-deviation, a leak or a hazard is counted, there is no step: the event belongs to the loop.
+deviation, a leak or a hazard is counted, there is no step: the event belongs to the loop. Neither is there
+one where a stale copy could match an address that the telling values do not have.
 
 Many steps are asked for at once; each has records and counters of its own.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.debugreg import DR7_GD, DR7_RESET
-from exitlab.events import COLUMN_DTYPES, Column, EventKind, Mark, Mode
+from exitlab.events import COLUMN_DTYPES, Column, DebuggerControl, EventKind, Mark, Mode
 from exitlab.v1 import policy_pb2
 from hypervisor_svc.arch import reference as ref
 from hypervisor_svc.arch.compiled import compiled
@@ -26,16 +27,34 @@ from hypervisor_svc.engine import profile, records, symbols
 from hypervisor_svc.engine.lane import Lane
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, run_lane
 from hypervisor_svc.engine.records import Words
-from hypervisor_svc.engine.states import TELLING, TELLING_DR7, Codes, Part, put_states, states_of
+from hypervisor_svc.engine.states import (
+    MISSED,
+    OTHER_POISON,
+    PARTS,
+    POISON,
+    TELLING,
+    TELLING_DR7,
+    Codes,
+    Part,
+    Poison,
+    are_alike,
+    may_match_stale,
+    put_states,
+    states_of,
+)
 from hypervisor_svc.engine.validation import Block
+from hypervisor_svc.engine.vocabulary import Quirk
 
 IN_GUEST: Final = 0
+
+_PORTS: Final = (EventKind.IN, EventKind.OUT, EventKind.INS, EventKind.OUTS)
+_ACCESSES: Final = (EventKind.FETCH, EventKind.READ, EventKind.WRITE)
 
 # Telling values.
 _CONDITION: Final = {  # of the slot that the event hits
     EventKind.READ: 0xF_0000,
     EventKind.WRITE: 0xF_0000,
-    **dict.fromkeys((EventKind.IN, EventKind.OUT, EventKind.INS, EventKind.OUTS), 0x2_0000),
+    **dict.fromkeys(_PORTS, 0x2_0000),
 }
 _HIT: Final = int(TELLING[0])
 _WRITTEN: Final = 0x7000_0000
@@ -230,6 +249,9 @@ class Asked(NamedTuple):
     before: Words
     lane: dict[str, Any]  # counters, by their names in the loop
     counts: NDArray[np.int64]  # accesses that count for a window
+    stories: NDArray[np.uint8]
+    truths: Words
+    cpus: Words
 
 
 class Probe:
@@ -242,8 +264,11 @@ class Probe:
         self._lane = Lane(message, writable_dr6, (0,), 1, is_computed=is_computed)
         self._leaks = self._lane.state.leaks
         self._debug_exits = self._lane.state.debug_exits
+        self._matches_io = bool(int(self._lane.constants[records.QUIRKS]) & Quirk.MATCHES_IO)
 
-    def ask(self, codes: Codes, words: Sequence[int], reasons: Sequence[int]) -> Asked:
+    def ask(
+        self, codes: Codes, words: Sequence[int], reasons: Sequence[int], poison: Poison = POISON
+    ) -> Asked:
         """Give each state the event of a feature word; ``reasons`` are those of recorded exits."""
         count = len(codes)
         lane = self._lane
@@ -258,11 +283,27 @@ class Probe:
         truths[:, ref.DR7] = np.where(dr7 == DR7_RESET, dr7, dr7 | conditions)
         truths[:, ref.HAS_DE] = codes[:, Part.HAS_DE]
         vcpus[:, records.TRUE : records.TRUE + 6] = truths[:, : ref.DR7 + 1]
-        put_states(codes, vcpus, cpus, numbers)
+        put_states(codes, vcpus, cpus, numbers, poison)
         waits = codes[:, Part.RUNG] != IN_GUEST
         vcpus[:, records.PENDING_KEY] = np.where(waits, _MARKER_KEY, 0)
         vcpus[:, records.WINDOW_SIZE] = (codes[:, Part.WINDOW] != records.WINDOW_CLOSED) * _SIZE_BEFORE
         before = vcpus.copy()
+        counters, stories, irregular = self._run(block, truths, vcpus, cpus)
+        after, has_state = states_of(vcpus, cpus, numbers)
+        has_state &= (truths[:, : ref.DR7 + 1] == vcpus[:, records.TRUE : records.TRUE + 6]).all(axis=1)
+        has_state &= (vcpus[:, records.PENDING_KEY] != 0) == (after[:, Part.RUNG] != IN_GUEST)
+        is_access = (block.kinds == EventKind.MOV_TO_DR) | (block.kinds == EventKind.MOV_FROM_DR)
+        is_done = is_access & (block.marks & np.uint8(Mark.NOT_RETIRED) == 0)
+        is_done &= np.isin(stories, (int(ref.NOTHING), int(ref.READ), int(ref.DB_TRAP)))
+        is_step = has_state & ~irregular & ~self._may_match_stale(codes, after, block.kinds)
+        counts = is_done.astype(np.int64)
+        return Asked(after, is_step, vcpus, before, counters, counts, stories, truths, cpus)
+
+    def _run(
+        self, block: Block, truths: Words, vcpus: Words, cpus: Words
+    ) -> tuple[dict[str, Any], NDArray[np.uint8], NDArray[np.bool_]]:
+        """Run each event on records of its own; return counters, stories, and what a step cannot say."""
+        count, lane = len(vcpus), self._lane
         counters = self._counters(count)
         stories = np.zeros(count, np.uint8)
         irregular = np.zeros(count, np.bool_)
@@ -280,13 +321,53 @@ class Probe:
                 *(self._debug_exits, counters["decision_keys"], counters["decision_numbers"]),
                 *(counters["decisions"], np.zeros(0, np.uint8), irregular),
             )
-        after, has_state = states_of(vcpus, cpus, numbers)
-        has_state &= (truths[:, : ref.DR7 + 1] == vcpus[:, records.TRUE : records.TRUE + 6]).all(axis=1)
-        has_state &= (vcpus[:, records.PENDING_KEY] != 0) == (after[:, Part.RUNG] != IN_GUEST)
-        is_access = (block.kinds == EventKind.MOV_TO_DR) | (block.kinds == EventKind.MOV_FROM_DR)
-        is_done = is_access & (block.marks & np.uint8(Mark.NOT_RETIRED) == 0)
-        is_done &= np.isin(stories, (int(ref.NOTHING), int(ref.READ), int(ref.DB_TRAP)))
-        return Asked(after, has_state & ~irregular, vcpus, before, counters, is_done.astype(np.int64))
+        return counters, stories, irregular
+
+    def _may_match_stale(self, before: Codes, after: Codes, kinds: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tell which answers stale breakpoints could change, or breakpoints of several owners."""
+        found = np.zeros(len(kinds), np.bool_)
+        if not self._is_computed:
+            return found
+        is_port = np.isin(kinds, _PORTS)
+        for codes in (before, after):
+            is_guests = codes[:, Part.RUNG] == IN_GUEST
+            found |= is_guests & may_match_stale(codes, Part.HARDWARE, Part.HARDWARE_DR7)
+            owners = codes[:, Part.OWNER : Part.OWNER + 4]  # the slot that is hit is always the first
+            found |= (is_port | np.isin(kinds, _ACCESSES)) & (owners != owners[:, :1]).any(axis=1)
+        if self._matches_io:
+            rung_of_saving = int(self._lane.constants[records.RUNG_OF_SAVING])
+            rungs = after[:, Part.RUNG]
+            is_armed = (after[:, Part.ARMED] != 0) | ((rung_of_saving != 0) & (rungs >= rung_of_saving))
+            by_shadow = may_match_stale(after, Part.SHADOW, Part.SHADOW_DR7)
+            by_hardware = may_match_stale(after, Part.HARDWARE, Part.FIELD_DR7)
+            found |= is_port & np.where(is_armed, by_shadow, by_hardware)
+            found |= is_port & (rungs == IN_GUEST) & (by_shadow | by_hardware)
+        return found
+
+    def all_steps(self, codes: Codes, words: Sequence[int]) -> tuple[set[bytes], bool]:
+        """Return the states that follow from any of the events, and whether all of these are steps."""
+        asked = self.ask(*_each(codes, words))
+        return _different(asked.codes), bool(asked.is_step.all())
+
+    def looks_at_stale(
+        self, codes: Codes, words: Sequence[int], followers: Sequence[int] = ()
+    ) -> tuple[set[bytes], bool]:
+        """Tell whether in any state one of these events is answered by a copy that is not the truth.
+
+        What is only passed on to another copy is not looked at by the event, but may be by those that
+        follow it, one after the other. Also return the states that follow from those that are steps.
+        """
+        one, other = self.ask(*_each(codes, words)), self.ask(*_each(codes, words), OTHER_POISON)
+        same = (one.stories == other.stories).all() and (one.codes == other.codes).all()
+        same = same and are_alike(one.vcpus, other.vcpus)
+        told = [one.lane], [other.lane]
+        for word in followers:
+            for asked, counted in zip((one, other), told, strict=True):
+                block, _ = _events_of([word] * len(asked.codes), [0] * len(asked.codes))
+                counted.append(self._run(block, asked.truths, asked.vcpus, asked.cpus)[0])
+        for counters, others in zip(*told, strict=True):
+            same = same and all((found == others[name]).all() for name, found in counters.items())
+        return _different(one.codes[one.is_step]), not same
 
     def _counters(self, count: int) -> dict[str, Any]:
         """Return counters for ``count`` questions."""
@@ -306,6 +387,17 @@ class Probe:
         """Return what each word does in its state; None where that is the loop's to say."""
         asked = self.ask(codes, words, reasons)
         return [_read_step(asked, k, codes[k]) if asked.is_step[k] else None for k in range(len(codes))]
+
+
+def _each(codes: Codes, words: Sequence[int]) -> tuple[Codes, list[int], list[int]]:
+    """Return questions of every state about every word."""
+    return np.repeat(codes, len(words), axis=0), [*words] * len(codes), [0] * (len(codes) * len(words))
+
+
+def _different(codes: Codes) -> set[bytes]:
+    """Return each state once."""
+    data = codes.tobytes()
+    return {data[at : at + PARTS] for at in range(0, len(data), PARTS)}
 
 
 def _read_step(asked: Asked, k: int, state: Codes) -> Step | None:
@@ -385,12 +477,12 @@ def _put_event(block: Block, k: int, word: int, reason: int) -> int:
     detail = word >> symbols.WORD_DETAIL_SHIFT & 0xFF
     block.kinds[k] = kind
     block.marks[k] |= (word >> symbols.WORD_CLASS_SHIFT & 3) << 6
-    if kind in (EventKind.FETCH, EventKind.READ, EventKind.WRITE):
+    if kind in _ACCESSES:
         block.args[k] = 0 if kind == EventKind.FETCH else 4
-        block.values[k] = _HIT if detail & symbols.DETAIL_HIT else 0x99_0000
-    elif kind in (EventKind.IN, EventKind.OUT, EventKind.INS, EventKind.OUTS):
+        block.values[k] = _HIT if detail & symbols.DETAIL_HIT else MISSED
+    elif kind in _PORTS:
         block.args[k] = 1
-        block.selectors[k] = _HIT if detail & symbols.DETAIL_HIT else 0x99
+        block.selectors[k] = _HIT if detail & symbols.DETAIL_HIT else MISSED
     elif kind in (EventKind.RDMSR, EventKind.WRMSR):
         block.selectors[k] = _MSRS[detail]
     elif kind == EventKind.MOV_TO_CR:
@@ -405,6 +497,8 @@ def _put_event(block: Block, k: int, word: int, reason: int) -> int:
         block.values[k] = 1
     elif kind == EventKind.EXIT:
         block.selectors[k] = reason
+    elif kind == EventKind.HOST_DEBUGGER:
+        block.selectors[k] = DebuggerControl.ENABLE
     return _CONDITION.get(kind, 0)
 
 
@@ -428,7 +522,9 @@ def _put_access(block: Block, k: int, word: int) -> None:
         value |= 0x1_0000 if word & symbols.WORD_DR_BIT_16 else 0
     elif register in (5, 7):
         value = DR7_RESET if word & symbols.WORD_DR_RESET else _WRITTEN_DR7
-        value |= (DR7_GD if word & symbols.WORD_DR_GD else 0) | (0xC if word & symbols.WORD_DR_ENABLES else 0)
+        value |= (DR7_GD if word & symbols.WORD_DR_GD else 0) | (
+            0xFF if word & symbols.WORD_DR_ENABLES else 0
+        )
         value |= 0x800 if word & symbols.WORD_DR_BIT_11 else 0
     if word & symbols.WORD_DR_WIDE:
         value |= 1 << 32

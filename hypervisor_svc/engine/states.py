@@ -7,7 +7,7 @@ only where a feature of it stands in the state (what a DR7 enables) or in the ev
 """
 
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,16 +92,43 @@ _DR7: Final = {
     Part.FIELD_DR7: records.FIELD_DR7,
     Part.SAVED_DR7: records.SAVED + 5,
 }
+_COPIES: Final = [
+    *(base + k for base in _ADDRESSES.values() for k in range(4)),
+    *_DR6.values(),
+    *_DR7.values(),
+]
 _OWNER_SHIFTS: Final = np.arange(5, dtype=np.uint64) * np.uint64(12)
 _OWNER_MASK: Final = np.uint64(0xFFF)
 
-# What stands in a copy that is neither the truth nor a constant, so that it is noticed where it is used.
-_POISON: Final = np.array([0xBAD0_1000, 0xBAD0_2000, 0xBAD0_3000, 0xBAD0_4000], np.uint64)
-_POISON_DR6: Final = 0xFFFF_AFF5
-_POISON_DR7: Final = np.array([0x600, 0x480, 0x2600, 0x2480, DR7_RESET], np.uint64)
-# A truth to learn with: no two registers alike, and none like poison.
+
+class Poison(NamedTuple):
+    """What stands in copies that are neither the truth nor a constant, so that their use is noticed."""
+
+    addresses: Words  # DR0 to DR3
+    dr6: int
+    dr7: Words  # by what it enables and has
+
+    @property
+    def values(self) -> list[int]:
+        """All of them, in a fixed order."""
+        return [*self.addresses.tolist(), self.dr6, *self.dr7[:_IS_RESET].tolist()]
+
+
+POISON: Final = Poison(
+    np.array([0xBAD0_1000, 0xBAD0_2000, 0xBAD0_3000, 0xBAD0_4000], np.uint64),
+    0xFFFF_AFF5,
+    np.array([0x600, 0x4AA, 0x2600, 0x24AA, DR7_RESET], np.uint64),
+)
+MISSED: Final = 0x99  # what an access that hits nothing of the guest's touches when it is asked about
+OTHER_POISON: Final = Poison(
+    np.full(4, MISSED, np.uint64),
+    0xFFFF_8FF9,
+    np.array([0x1000_0600, 0x1000_04AA, 0x1000_2600, 0x1000_24AA, DR7_RESET], np.uint64),
+)
+# A truth to learn with: no two registers alike, and none like poison. Where a DR7 enables something it
+# enables all, so that whichever slot is stale, or somebody else's, is noticed.
 TELLING: Final = np.array([0x1000, 0x2000, 0x3000, 0x4000, 0xFFFF_4FF2], np.uint64)
-TELLING_DR7: Final = np.array([0x500, 0x401, 0x2500, 0x2401, DR7_RESET], np.uint64)
+TELLING_DR7: Final = np.array([0x500, 0x4FF, 0x2500, 0x24FF, DR7_RESET], np.uint64)
 
 
 def _features(dr7: Words) -> Words:
@@ -117,7 +144,7 @@ def states_of(vcpus: Words, cpus: Words, numbers: Words) -> tuple[Codes, NDArray
 
     ``numbers`` are the vCPUs' own.
     """
-    codes = np.zeros((len(vcpus), PARTS), np.uint8)
+    codes: Codes = np.zeros((len(vcpus), PARTS), np.uint8)
     truth = vcpus[:, records.TRUE : records.TRUE + 6]
     home = vcpus[:, records.HOME] + np.uint64(1)
     own = numbers + np.uint64(1)
@@ -125,6 +152,7 @@ def states_of(vcpus: Words, cpus: Words, numbers: Words) -> tuple[Codes, NDArray
     has_one = (vcpus[:, _ZERO] == 0).all(axis=1) & (
         cpus[:, [records.HOST_ACTIVE, records.HARDWARE_DEBUGCTL]] == 0
     ).all(axis=1)
+    has_one &= cpus[:, records.HOST_DR7] == DR7_RESET
     has_one &= np.where(resident, vcpus[:, records.RESIDENT_ON] == home, True)
     has_one &= cpus[:, records.RESIDENT] == np.where(resident, own, np.uint64(0))
     for part, word in _AS_THEY_ARE.items():
@@ -152,7 +180,7 @@ def states_of(vcpus: Words, cpus: Words, numbers: Words) -> tuple[Codes, NDArray
     return codes, has_one
 
 
-def put_states(codes: Codes, vcpus: Words, cpus: Words, numbers: Words) -> None:
+def put_states(codes: Codes, vcpus: Words, cpus: Words, numbers: Words, poison: Poison = POISON) -> None:
     """Write states into records in which the truth stands; other copies become poison."""
     truth = vcpus[:, records.TRUE : records.TRUE + 6].copy()
     home = vcpus[:, records.HOME] + np.uint64(1)
@@ -165,14 +193,14 @@ def put_states(codes: Codes, vcpus: Words, cpus: Words, numbers: Words) -> None:
     cpus[:, records.RESIDENT] = codes[:, Part.IS_RESIDENT] * own
     for part, base in _ADDRESSES.items():
         is_true = codes[:, part, None] == TRUTH
-        vcpus[:, base : base + 4] = np.where(is_true, truth[:, :4], _POISON)
-    cpus[:, :4] = np.where(codes[:, Part.HARDWARE, None] == TRUTH, truth[:, :4], _POISON)
+        vcpus[:, base : base + 4] = np.where(is_true, truth[:, :4], poison.addresses)
+    cpus[:, :4] = np.where(codes[:, Part.HARDWARE, None] == TRUTH, truth[:, :4], poison.addresses)
     for part, word in _DR6.items():
-        vcpus[:, word] = _dr6(codes[:, part], truth[:, 4])
-    cpus[:, records.HARDWARE_DR6] = _dr6(codes[:, Part.HARDWARE_DR6], truth[:, 4])
+        vcpus[:, word] = _dr6(codes[:, part], truth[:, 4], poison.dr6)
+    cpus[:, records.HARDWARE_DR6] = _dr6(codes[:, Part.HARDWARE_DR6], truth[:, 4], poison.dr6)
     for part, word in _DR7.items():
-        vcpus[:, word] = _dr7(codes[:, part], truth[:, 5])
-    cpus[:, records.HARDWARE_DR7] = _dr7(codes[:, Part.HARDWARE_DR7], truth[:, 5])
+        vcpus[:, word] = _dr7(codes[:, part], truth[:, 5], poison.dr7)
+    cpus[:, records.HARDWARE_DR7] = _dr7(codes[:, Part.HARDWARE_DR7], truth[:, 5], poison.dr7)
     for part in (Part.OWNER, Part.SAVED_OWNER):
         kinds = codes[:, part : part + 5]
         owners = (kinds == 1) * own[:, None] + (kinds == 2) * np.uint64(records.OWNER_HOST)
@@ -182,15 +210,15 @@ def put_states(codes: Codes, vcpus: Words, cpus: Words, numbers: Words) -> None:
             vcpus[:, records.SAVED_OWNERS] = (owners << _OWNER_SHIFTS).sum(axis=1, dtype=np.uint64)
 
 
-def _dr6(copies: Codes, truth: Words) -> Words:
-    other = np.where(copies == RESET, np.uint64(DR6_RESET), np.uint64(_POISON_DR6))
+def _dr6(copies: Codes, truth: Words, poison: int) -> Words:
+    other = np.where(copies == RESET, np.uint64(DR6_RESET), np.uint64(poison))
     chosen: Words = np.where(copies == TRUTH, truth, other)
     return chosen
 
 
-def _dr7(copies: Codes, truth: Words) -> Words:
-    poison = _POISON_DR7[np.minimum(copies, len(_POISON_DR7) - 1)]
-    chosen: Words = np.where(copies == TRUTH, truth, poison)
+def _dr7(copies: Codes, truth: Words, poison: Words) -> Words:
+    other = poison[np.minimum(copies, len(poison) - 1)]
+    chosen: Words = np.where(copies == TRUTH, truth, other)
     return chosen
 
 
@@ -202,3 +230,37 @@ def are_all_true(codes: Codes) -> NDArray[np.bool_]:
     is_known = (dr7 == TRUTH) | (dr7 == _IS_RESET)
     found: NDArray[np.bool_] = addresses.all(axis=1) & dr6.all(axis=1) & is_known.all(axis=1)
     return found
+
+
+def with_de(codes: Codes) -> Codes:
+    """Return the same states of a guest that has CR4.DE."""
+    found = codes.copy()
+    found[:, Part.HAS_DE] = 1
+    return found
+
+
+def with_gd(codes: Codes) -> Codes:
+    """Return the same states of a guest whose DR7 has general detect."""
+    found = codes.copy()
+    found[:, Part.TRUE_DR7] = (found[:, Part.TRUE_DR7] | _GD) & ~np.uint8(_IS_RESET)
+    return found
+
+
+def may_match_stale(codes: Codes, addresses: Part, dr7: Part) -> NDArray[np.bool_]:
+    """Tell of each state whether a breakpoint may match in copies that are not the truth."""
+    is_true = codes[:, dr7] == TRUTH
+    enables = np.where(is_true, codes[:, Part.TRUE_DR7], codes[:, dr7]) & _ENABLES
+    found: NDArray[np.bool_] = (enables != 0) & ~(is_true & (codes[:, addresses] == TRUTH))
+    return found
+
+
+def are_alike(vcpus: Words, others: Words) -> bool:
+    """Tell whether records of vCPUs say the same, of which the first hold ``POISON``, the others another.
+
+    Copies of which their states say only that they are not the truth may differ in any way.
+    """
+    same = vcpus == others
+    same[:, _COPIES] = True
+    for one, other in zip(POISON.values, OTHER_POISON.values, strict=True):
+        same |= (vcpus == one) & (others == other)
+    return bool(same.all())

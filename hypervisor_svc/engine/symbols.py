@@ -147,6 +147,11 @@ def is_recorded_exit(word: int) -> bool:
     return not word & WORD_DR and word & 0x3F == EventKind.EXIT
 
 
+def without_number(word: int) -> int:
+    """Return a feature word without the number that a recorded exit's reason has in one session."""
+    return word & ~(0xFF << WORD_DETAIL_SHIFT) if is_recorded_exit(word) else word
+
+
 def recorded_reason(word: int) -> int:
     """Return which of the recorded reasons a recorded exit's feature word names."""
     return word >> WORD_DETAIL_SHIFT & 0xFF

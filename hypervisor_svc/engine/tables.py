@@ -222,7 +222,20 @@ def make_table(table: policy_pb2.PolicyTable) -> Table:
         BadTable: naming the policy, the moment and the state.
 
     """
-    return _made_table(table.SerializeToString(deterministic=True))
+    return _made_table(without_texts(table))
+
+
+def without_texts(table: policy_pb2.PolicyTable) -> bytes:
+    """Return all of a table that has effects, as bytes: what is kept of it must not grow with its texts."""
+    bare = policy_pb2.PolicyTable()
+    bare.CopyFrom(table)
+    bare.ClearField("summary")
+    bare.ClearField("source")
+    for rule in bare.deviations:
+        rule.ClearField("text")
+        rule.ClearField("source")
+    bare.DiscardUnknownFields()
+    return bare.SerializeToString(deterministic=True)
 
 
 @lru_cache(maxsize=256)

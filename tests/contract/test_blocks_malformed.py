@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exitlab.blocks import BadBlock, ColumnCrcs, TooManyEvents, decode_request, encode_block
+from exitlab.blocks import BadBlock, ColumnCrcs, DecodedBlock, TooManyEvents, decode_request, encode_block
 from exitlab.events import COLUMN_NAMES, Column, EventColumns
 from exitlab.v1 import events_pb2, hypervisor_pb2
 
@@ -139,7 +139,18 @@ MALFORMED: dict[str, tuple[bytes, str, int | None]] = {
 
 def test_the_block_under_the_changes_is_right() -> None:
     """Without a change the block decodes, so that each case below fails by its change alone."""
-    decode_request(block_with({}), DECLARED)
+    decoded = decode_request(block_with({}), DECLARED)
+    assert isinstance(decoded, DecodedBlock)
+    assert (decoded.first_event, decoded.column_crcs) == (FIRST_EVENT, (1, 2, 3, 4))
+    events = decoded.events
+    assert events.declared == DECLARED
+    columns = (events.kinds, events.args, events.gap_cycles, events.values)
+    assert [column.tolist() for column in columns if column is not None] == [
+        [1, 2, 3],
+        [7, 0, 1],
+        [1, 2, 3],
+        [1, 2, 3],
+    ]
 
 
 @pytest.mark.parametrize(("data", "field", "event"), MALFORMED.values(), ids=MALFORMED)

@@ -7,7 +7,7 @@ import pytest
 from exitlab.events import EventKind
 from exitlab.v1 import hypervisor_pb2, report_pb2
 from hypervisor_svc.engine import gang, machine
-from hypervisor_svc.engine.fleet import LoopReason
+from hypervisor_svc.engine.fleet import LEAST_EVENTS, LoopReason
 from tests.engine.build import (
     SUMMARY,
     VMX,
@@ -77,7 +77,7 @@ def test_why_the_loop_runs(name: str) -> None:
     assert run.machine_events + sum(events for events, _ in shares.values()) == len(case.rows)
 
 
-@pytest.mark.parametrize("least_events", [None, 1000])
+@pytest.mark.parametrize("least_events", [None, 14, LEAST_EVENTS])
 def test_small_blocks(least_events: int | None) -> None:
     """Blocks with fewer events than it pays to learn for are the loop's."""
     run, _ = ran(CASES["what only the loop knows"], least_events=least_events)
