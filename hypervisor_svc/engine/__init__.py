@@ -2,9 +2,9 @@
 
 ``truth`` runs the architecture alone. ``oracle`` holds the loop, ``records`` the layout of its state,
 ``vocabulary`` the words it shares with policies, ``tables`` and ``table_checks`` the policies as arrays,
-``profile`` what exits. ``symbols``, ``states``, ``probe`` and ``machine`` say the same as the loop in less
-time; ``fleet``, ``lane`` and ``engine`` run both, and ``report`` is what comes out. Policies and prices are
-handed in: nothing here knows one.
+``profile`` what exits. ``symbols``, ``stretch``, ``states``, ``questions``, ``probe``, ``knowledge``,
+``machine`` and ``gang`` say the same as the loop in less time; ``fleet``, ``lane`` and ``engine`` run both,
+and ``report`` is what comes out. Policies and prices are handed in: nothing here knows one.
 
 The names below are found when they are first asked for: a policy needs the vocabulary, and should
 not have to wait for the compiler.

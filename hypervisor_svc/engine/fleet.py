@@ -22,8 +22,9 @@ from hypervisor_svc.arch import reference as ref
 from hypervisor_svc.arch.story import Story
 from hypervisor_svc.engine import records
 from hypervisor_svc.engine.gang import Gang
+from hypervisor_svc.engine.knowledge import knowledge_of
 from hypervisor_svc.engine.lane import Lane, Outcomes
-from hypervisor_svc.engine.machine import MAX_STEPS, Machine, knowledge_of
+from hypervisor_svc.engine.machine import MAX_STEPS, Machine
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
 from hypervisor_svc.engine.probe import Row
 from hypervisor_svc.engine.records import Words

@@ -314,37 +314,55 @@ class Lane:
         """
         state, visits = self.state, self.visits
         self.state, self.visits = state.scratch(), _NO_U64
+        found = np.zeros((len(state.vcpus), 6), np.uint64)
+        is_alone = _are_alone(state.vcpus, state.physical_cpus)
         try:
-            return [self._read_registers(state, vcpu) for vcpu in range(len(state.vcpus))]
+            for vcpus in (np.flatnonzero(is_alone), *np.flatnonzero(~is_alone)[:, None]):
+                found[vcpus] = self._read_registers(state, vcpus)
         finally:
             self.state, self.visits = state, visits
+        return [(row[:4], row[4], row[5]) for row in found.tolist()]
 
-    def _read_registers(self, state: LaneState, vcpu: int) -> tuple[list[int], int, int]:
+    def _read_registers(self, state: LaneState, vcpus: NDArray[np.int64]) -> Words:
+        """Return what vCPUs would read that touch no rows of each other's; a row of six each."""
+        count = len(vcpus)
         reads = complete(
             EventColumns(
-                kinds=np.array([EventKind.MOV_FROM_DR], np.uint8),
-                args=np.zeros(1, np.uint8),
-                marks=np.array([Mark.RETIRED], np.uint8),  # general detect is looked through
-                vcpus=np.array([vcpu], np.uint8),
+                kinds=np.full(count, EventKind.MOV_FROM_DR, np.uint8),
+                args=np.zeros(count, np.uint8),
+                marks=np.full(count, Mark.RETIRED, np.uint8),  # general detect is looked through
+                vcpus=vcpus.astype(np.uint8),
             )
         )
-        truth = Truth(np.ones(1, np.uint8), np.zeros(1, np.uint64), np.full(1, DR6_RESET, np.uint32))
-        row = state.vcpus[vcpu]
-        home, resident_on = int(row[records.HOME]), int(row[records.RESIDENT_ON])
-        cpus = [home] if resident_on == 0 else [home, resident_on - 1]
-        others = [int(state.physical_cpus[cpu, records.RESIDENT]) - 1 for cpu in cpus]
-        touched = [vcpu, *(other for other in others if other >= 0)]
-        found = []
-        for register in (0, 1, 2, 3, 6, 7):
+        truth = Truth(
+            np.ones(count, np.uint8), np.zeros(count, np.uint64), np.full(count, DR6_RESET, np.uint32)
+        )
+        homes, resident_on = state.vcpus[vcpus, records.HOME], state.vcpus[vcpus, records.RESIDENT_ON]
+        cpus = np.concatenate((homes, resident_on[resident_on != 0] - np.uint64(1))).astype(np.int64)
+        others = state.physical_cpus[cpus, records.RESIDENT]
+        touched = np.concatenate((vcpus, others[others != 0].astype(np.int64) - 1))
+        found = np.zeros((count, 6), np.uint64)
+        for place, register in enumerate((0, 1, 2, 3, 6, 7)):
             self.state.vcpus[touched] = state.vcpus[touched]
             self.state.physical_cpus[cpus] = state.physical_cpus[cpus]
             reads.args[:] = register
-            outcomes = outcomes_for(1, LEVEL_FULL)
+            outcomes = outcomes_for(count, LEVEL_FULL)
             self.run(reads, 0, truth, LEVEL_FULL, outcomes)
-            found.append(int(outcomes.values[0]))
+            found[:, place] = outcomes.values
         self.state.vcpus[touched] = state.vcpus[touched]
         self.state.physical_cpus[cpus] = state.physical_cpus[cpus]
-        return found[:4], found[4], found[5]
+        return found
+
+
+def _are_alone(vcpus: Words, physical_cpus: Words) -> NDArray[np.bool_]:
+    """Tell which vCPUs have their physical CPU for themselves."""
+    homes = vcpus[:, records.HOME].astype(np.int64)
+    own, residents = np.arange(1, len(vcpus) + 1, dtype=np.uint64), physical_cpus[homes, records.RESIDENT]
+    resident_on = vcpus[:, records.RESIDENT_ON]
+    found: NDArray[np.bool_] = np.bincount(homes)[homes] == 1
+    found &= (resident_on == 0) | (resident_on == homes.astype(np.uint64) + np.uint64(1))
+    found &= (residents == 0) | (residents == own)
+    return found
 
 
 def bill_slot(key: int, operations: int, capacity: int) -> int:

@@ -17,18 +17,18 @@ import numba.types as nt
 import numpy as np
 from numpy.typing import NDArray
 
-from exitlab.debugreg import DR7_GD, DR7_RESET
-from exitlab.events import COLUMN_DTYPES, Column, DebuggerControl, EventKind, Mark, Mode
+from exitlab.debugreg import DR7_RESET
+from exitlab.events import EventKind, Mark
 from exitlab.v1 import policy_pb2
 from hypervisor_svc.arch import reference as ref
 from hypervisor_svc.arch.compiled import compiled
 from hypervisor_svc.arch.debug_registers import ONE, U64, ZERO, canonical_dr6
-from hypervisor_svc.engine import profile, records, symbols
+from hypervisor_svc.engine import records
 from hypervisor_svc.engine.lane import Lane
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, run_lane
+from hypervisor_svc.engine.questions import ACCESSES, PORTS, events_of
 from hypervisor_svc.engine.records import Words
 from hypervisor_svc.engine.states import (
-    MISSED,
     OTHER_POISON,
     PARTS,
     POISON,
@@ -47,25 +47,11 @@ from hypervisor_svc.engine.vocabulary import Quirk
 
 IN_GUEST: Final = 0
 
-_PORTS: Final = (EventKind.IN, EventKind.OUT, EventKind.INS, EventKind.OUTS)
-_ACCESSES: Final = (EventKind.FETCH, EventKind.READ, EventKind.WRITE)
-
-# Telling values.
-_CONDITION: Final = {  # of the slot that the event hits
-    EventKind.READ: 0xF_0000,
-    EventKind.WRITE: 0xF_0000,
-    **dict.fromkeys(_PORTS, 0x2_0000),
-}
-_HIT: Final = int(TELLING[0])
-_WRITTEN: Final = 0x7000_0000
-_WRITTEN_DR6: Final = 0xFFFE_87F1
-_WRITTEN_DR7: Final = 0x300
 _MARKER: Final = 0xFFFF_FFFE  # the reason of an exit before the event
 _MARKER_KEY: Final = records.ACCOUNT_EXIT << records.KEY_ACCOUNT_SHIFT | _MARKER
 _SIZE_BEFORE: Final = 40  # of a window that is open before the event
 _BILL_ROWS: Final = 8
 _DECISION_ROWS: Final = 4
-_MSRS: Final = {0: 0x3A, 1: int(profile.MSR_TSC_DEADLINE), 2: int(profile.MSR_X2APIC_ICR), 3: 0x10}
 
 
 class Row(NamedTuple):
@@ -275,7 +261,7 @@ class Probe:
         vcpus = np.repeat(lane.state.vcpus, count, axis=0)
         cpus = np.repeat(lane.state.physical_cpus, count, axis=0)
         numbers = np.zeros(count, np.uint64)
-        block, conditions = _events_of(words, reasons)
+        block, conditions = events_of(words, reasons)
         truths = np.repeat(ref.new_reference_state(1, is_computed=True), count, axis=0)
         truths[:, :5] = TELLING
         truths[:, ref.DR6] = canonical_dr6(U64(TELLING[4]), U64(lane.writable_dr6))
@@ -328,12 +314,12 @@ class Probe:
         found = np.zeros(len(kinds), np.bool_)
         if not self._is_computed:
             return found
-        is_port = np.isin(kinds, _PORTS)
+        is_port = np.isin(kinds, PORTS)
         for codes in (before, after):
             is_guests = codes[:, Part.RUNG] == IN_GUEST
             found |= is_guests & may_match_stale(codes, Part.HARDWARE, Part.HARDWARE_DR7)
             owners = codes[:, Part.OWNER : Part.OWNER + 4]  # the slot that is hit is always the first
-            found |= (is_port | np.isin(kinds, _ACCESSES)) & (owners != owners[:, :1]).any(axis=1)
+            found |= (is_port | np.isin(kinds, ACCESSES)) & (owners != owners[:, :1]).any(axis=1)
         if self._matches_io:
             rung_of_saving = int(self._lane.constants[records.RUNG_OF_SAVING])
             rungs = after[:, Part.RUNG]
@@ -363,7 +349,7 @@ class Probe:
         told = [one.lane], [other.lane]
         for word in followers:
             for asked, counted in zip((one, other), told, strict=True):
-                block, _ = _events_of([word] * len(asked.codes), [0] * len(asked.codes))
+                block, _ = events_of([word] * len(asked.codes), [0] * len(asked.codes))
                 counted.append(self._run(block, asked.truths, asked.vcpus, asked.cpus)[0])
         for counters, others in zip(*told, strict=True):
             same = same and all((found == others[name]).all() for name, found in counters.items())
@@ -453,82 +439,3 @@ def _windows(
     if is_after and size != (counts if opens else _SIZE_BEFORE + counts):
         return None
     return opens, closes, whole
-
-
-def _events_of(words: Sequence[int], reasons: Sequence[int]) -> tuple[Block, Words]:
-    """Return an event for each word, and the condition of the slot that it hits."""
-    keys = list(zip(words, reasons, strict=True))
-    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    few = Block(*(np.zeros(len(places), COLUMN_DTYPES[column]) for column in Column))
-    conditions = np.array([_put_event(few, place, *key) for key, place in places.items()], np.uint64)
-    chosen = [places[key] for key in keys]
-    events: Any = (column[chosen] for column in few)
-    return Block(*events), conditions[chosen]
-
-
-def _put_event(block: Block, k: int, word: int, reason: int) -> int:
-    """Write event ``k`` so that it has a feature word; return the condition of the slot that it hits."""
-    if word & symbols.WORD_STEPS:
-        block.modes[k] |= Mode.TF
-    if word & symbols.WORD_DR:
-        _put_access(block, k, word)
-        return 0
-    kind = EventKind(word & 0x3F)
-    detail = word >> symbols.WORD_DETAIL_SHIFT & 0xFF
-    block.kinds[k] = kind
-    block.marks[k] |= (word >> symbols.WORD_CLASS_SHIFT & 3) << 6
-    if kind in _ACCESSES:
-        block.args[k] = 0 if kind == EventKind.FETCH else 4
-        block.values[k] = _HIT if detail & symbols.DETAIL_HIT else MISSED
-    elif kind in _PORTS:
-        block.args[k] = 1
-        block.selectors[k] = _HIT if detail & symbols.DETAIL_HIT else MISSED
-    elif kind in (EventKind.RDMSR, EventKind.WRMSR):
-        block.selectors[k] = _MSRS[detail]
-    elif kind == EventKind.MOV_TO_CR:
-        block.args[k] = 4 if detail & symbols.DETAIL_CR4 else 0
-        block.values[k] = 8 if detail & symbols.DETAIL_CR4_DE else 0
-        if detail & symbols.DETAIL_CR4_UNKNOWN:
-            block.marks[k] |= Mark.VALUE_UNKNOWN
-    elif kind == EventKind.MMIO:
-        block.selectors[k] = int(profile.LOCAL_APIC_PAGE) << 12 if detail else 0xFEB0_0000
-    elif kind == EventKind.EXCEPTION:
-        block.selectors[k] = detail
-        block.values[k] = 1
-    elif kind == EventKind.EXIT:
-        block.selectors[k] = reason
-    elif kind == EventKind.HOST_DEBUGGER:
-        block.selectors[k] = DebuggerControl.ENABLE
-    return _CONDITION.get(kind, 0)
-
-
-def _put_access(block: Block, k: int, word: int) -> None:
-    """Write event ``k`` as a MOV DR that has a feature word."""
-    register = word & 7
-    is_write = bool(word & symbols.WORD_DR_WRITE)
-    block.kinds[k] = EventKind.MOV_TO_DR if is_write else EventKind.MOV_FROM_DR
-    block.args[k] = register
-    if word & symbols.WORD_DR_USER:
-        block.modes[k] |= 3
-    if word & symbols.WORD_DR_RETIRED:
-        block.marks[k] |= Mark.RETIRED
-    if word & symbols.WORD_DR_NOT_RETIRED:
-        block.marks[k] |= Mark.NOT_RETIRED
-    if not is_write:
-        return
-    value = _WRITTEN + register
-    if register in (4, 6):
-        value = _WRITTEN_DR6 | (0x800 if word & symbols.WORD_DR_BIT_11 else 0)
-        value |= 0x1_0000 if word & symbols.WORD_DR_BIT_16 else 0
-    elif register in (5, 7):
-        value = DR7_RESET if word & symbols.WORD_DR_RESET else _WRITTEN_DR7
-        value |= (DR7_GD if word & symbols.WORD_DR_GD else 0) | (
-            0xFF if word & symbols.WORD_DR_ENABLES else 0
-        )
-        value |= 0x800 if word & symbols.WORD_DR_BIT_11 else 0
-    if word & symbols.WORD_DR_WIDE:
-        value |= 1 << 32
-    if word & symbols.WORD_DR_CUT:
-        value |= 1 << 33
-        block.modes[k] |= Mode.OPERAND_32
-    block.values[k] = value

@@ -60,7 +60,6 @@ DETAIL_CR4_UNKNOWN: Final = 4
 MAX_SYMBOLS: Final = 255  # numbered from 0; 0 is QUIET
 QUIET: Final = 0  # needs the guest and does nothing
 QUIET_WORD: Final = int(EventKind.PAUSE)
-NO_SYMBOL: Final = 0xFFFF
 KNOWN_CODES: Final = profile.CLASSED_CODES
 MAX_REASONS: Final = 256  # recorded exit reasons with a detail of their own
 
@@ -76,12 +75,8 @@ KNOWN_REASONS: Final = 2
 STRETCH_FIELDS: Final = 3
 
 _MOV_TO_DR: Final = int(EventKind.MOV_TO_DR)
-_MOV_TO_CR: Final = int(EventKind.MOV_TO_CR)
-_FETCH: Final = int(EventKind.FETCH)
 _IN: Final = int(EventKind.IN)
 _OUTS: Final = int(EventKind.OUTS)
-_INT1: Final = int(EventKind.INT1)
-_INT3: Final = int(EventKind.INT3)
 _WRMSR: Final = int(EventKind.WRMSR)
 _ADVANCE: Final = int(EventKind.ADVANCE)
 
@@ -107,8 +102,6 @@ _TF: Final = U64(Mode.TF)
 _OPERAND_32: Final = U64(Mode.OPERAND_32)
 
 _NOTHING: Final = U64(Story.NOTHING)
-_READ: Final = U64(Story.READ)
-_DB_TRAP: Final = U64(Story.DB_TRAP)
 _NOT_TAKEN: Final = U64(Story.NOT_TAKEN)
 _DONE: Final = U64(
     1 << Story.NOTHING | 1 << Story.READ | 1 << Story.DB_TRAP
@@ -117,7 +110,6 @@ _DONE: Final = U64(
 _TWO: Final = U64(2)
 _THREE: Final = U64(3)
 _FOUR: Final = U64(4)
-_SIX: Final = U64(6)
 _12: Final = U64(12)
 _32: Final = U64(32)
 _CLASS_OF_MARK: Final = U64(6)
@@ -136,7 +128,6 @@ _W_ENABLES: Final = U64(WORD_DR_ENABLES)
 _W_GD: Final = U64(WORD_DR_GD)
 _W_RESET: Final = U64(WORD_DR_RESET)
 _W_STEPS: Final = U64(WORD_STEPS)
-_NO_REASON: Final = U64(0xFFFF)
 _CODES: Final = U64(KNOWN_CODES)
 _MOST_REASONS: Final = U64(MAX_REASONS)
 _MOST_SYMBOLS: Final = U64(MAX_SYMBOLS)

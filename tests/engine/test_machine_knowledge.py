@@ -8,7 +8,8 @@ import pytest
 from exitlab.debugreg import DR7_RESET
 from exitlab.events import EventKind
 from exitlab.v1 import report_pb2
-from hypervisor_svc.engine import gang, machine, records
+from hypervisor_svc.engine import gang, records
+from hypervisor_svc.engine import knowledge as known_steps
 from hypervisor_svc.engine.fleet import LoopReason
 from hypervisor_svc.engine.states import states_of
 from tests.engine.build import SUMMARY, VMX, Row, cpuid, engine_of, event, get_dr, set_dr, stream
@@ -21,19 +22,19 @@ ACCESSES = [
 
 
 @pytest.fixture
-def knowledge(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[machine.Knowledge]]:
+def knowledge(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[known_steps.Knowledge]]:
     """Have nothing known at first, and list what is learned of."""
-    known: list[machine.Knowledge] = []
-    knowledge_of = machine.knowledge_of
+    known: list[known_steps.Knowledge] = []
+    knowledge_of = known_steps.knowledge_of
 
-    def listed(*arguments: object, **keywords: object) -> machine.Knowledge:
+    def listed(*arguments: object, **keywords: object) -> known_steps.Knowledge:
         known.append(knowledge_of(*arguments, **keywords))  # type: ignore[arg-type]  # passed on as they came
         return known[-1]
 
-    machine._knowledge.cache_clear()
+    known_steps._knowledge.cache_clear()
     monkeypatch.setattr("hypervisor_svc.engine.fleet.knowledge_of", listed)
     yield known
-    machine._knowledge.cache_clear()
+    known_steps._knowledge.cache_clear()
 
 
 def report_of(rows: list[Row], *, least_events: int | None = 1) -> report_pb2.Report:
@@ -47,16 +48,16 @@ def report_of(rows: list[Row], *, least_events: int | None = 1) -> report_pb2.Re
 
 
 def test_what_is_kept_has_a_bound(
-    knowledge: list[machine.Knowledge], monkeypatch: pytest.MonkeyPatch
+    knowledge: list[known_steps.Knowledge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where more is learned than is kept, it is learned again; counters grow with the steps."""
-    monkeypatch.setattr(machine, "_KEPT_STEPS", 30)
+    monkeypatch.setattr(known_steps, "_KEPT_STEPS", 30)
     monkeypatch.setattr(gang, "_FIRST_STEPS", 2)
     assert report_of(ACCESSES) == report_of(ACCESSES, least_events=None)
     assert 0 < len(knowledge[0]._steps) <= 30
 
 
-def test_steps_of_recorded_exits_are_known_by_their_reasons(knowledge: list[machine.Knowledge]) -> None:
+def test_steps_of_recorded_exits_are_known_by_their_reasons(knowledge: list[known_steps.Knowledge]) -> None:
     """A session that meets reasons in another order learns nothing new."""
     rows = [event(EventKind.EXIT, selector=code) for code in range(40)]
     report_of(rows)

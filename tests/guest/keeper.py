@@ -61,6 +61,8 @@ class Keeper:
             for each in (info, detail):
                 status.details.add().Pack(each)
             context.abort_with_status(rpc_status.to_status(status))
+        if request.config.label == "stop":
+            context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
         if request.config.label == "refuse with garbage":
             context.set_trailing_metadata((("grpc-status-details-bin", b"\xff"),))
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")

@@ -296,6 +296,14 @@ def test_a_hypervisor_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert (raised.value.exit_code, "\n" in str(raised.value)) == (2, False)
 
 
+def test_a_hypervisor_that_stops_at_the_first_call_is_named(serve: Serve) -> None:
+    """A call that the other side cancels says that it is stopping, not that the call was wrong."""
+    hypervisor = serve(Keeper())
+    said = f"^the hypervisor at {hypervisor.address} is stopping: it cancelled the call$"
+    with pytest.raises(NotConnected, match=said):
+        hypervisor.create_session(hypervisor_pb2.SessionConfig(label="stop"))
+
+
 SERVER_THAT = """
 import os, sys
 listen, pipe = sys.argv[sys.argv.index("--listen") + 1], int(sys.argv[sys.argv.index("--parent-pipe") + 1])
