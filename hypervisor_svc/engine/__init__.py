@@ -4,7 +4,8 @@
 ``vocabulary`` the words it shares with policies, ``tables`` and ``table_checks`` the policies as arrays,
 ``profile`` what exits. ``symbols``, ``stretch``, ``states``, ``questions``, ``probe``, ``knowledge``,
 ``machine`` and ``gang`` say the same as the loop in less time; ``fleet``, ``lane`` and ``engine`` run both,
-and ``report`` is what comes out. Policies and prices are handed in: nothing here knows one.
+``report`` is what comes out, and ``snapshot`` what a checkpoint keeps. Policies and prices are handed in:
+nothing here knows one.
 
 The names below are found when they are first asked for: a policy needs the vocabulary, and should
 not have to wait for the compiler.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         LaneSpec,
     )
     from hypervisor_svc.engine.lane import EngineError, PolicyFailed
+    from hypervisor_svc.engine.snapshot import BadSnapshot
     from hypervisor_svc.engine.tables import BadTable
     from hypervisor_svc.engine.truth import ReferenceKey
     from hypervisor_svc.engine.validation import BadEvents
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINE_FINGERPRINT",
     "BadEvents",
+    "BadSnapshot",
     "BadTable",
     "Engine",
     "EngineConfig",
@@ -39,6 +42,7 @@ __all__ = [
 
 _HOMES: Final = {
     "BadEvents": "validation",
+    "BadSnapshot": "snapshot",
     "BadTable": "tables",
     "EngineError": "lane",
     "PolicyFailed": "lane",

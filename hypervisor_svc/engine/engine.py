@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
@@ -16,6 +17,7 @@ from hypervisor_svc.engine.fleet import LEAST_EVENTS, Fleet, Work
 from hypervisor_svc.engine.lane import UNNUMBERED, Lane, Outcomes, outcomes_for
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL
 from hypervisor_svc.engine.report import decision, make_report
+from hypervisor_svc.engine.snapshot import Unpacker, pack
 from hypervisor_svc.engine.truth import Reference, ReferenceKey, Truth
 from hypervisor_svc.engine.validation import Checker, complete
 
@@ -139,11 +141,10 @@ class Engine:
                 )
             )
         parts: list[outcome_pb2.OutcomePart] = []
-        for number, lane in enumerate(self.lanes):
+        for number in range(len(self.lanes)):
             if level >= LEVEL_DECISIONS:
-                fresh = self._not_yet_told(number, outcomes[number])
-                decisions = [decision(k, lane.state.decisions[k], lane.profile) for k in fresh]
-                parts += _lane_parts(number, first, level, outcomes[number], decisions)
+                fresh = self._not_yet_told(number, outcomes[number].decisions)
+                parts += _lane_parts(number, first, level, outcomes[number], fresh)
         if level >= LEVEL_REFERENCE and leading is not None:
             parts += _reference_parts(len(self.lanes), first, leading)
         self.events_by_kind += counts
@@ -152,13 +153,21 @@ class Engine:
             parts[-1].is_last_part = True
         return parts
 
-    def _not_yet_told(self, lane: int, outcomes: Outcomes) -> list[int]:
+    def _not_yet_told(self, number: int, decisions: NDArray[np.uint16]) -> list[outcome_pb2.Decision]:
         """Return the decisions that occur for the first time in this stream, and take note of them."""
         occurs = np.zeros(UNNUMBERED + 1, np.bool_)
-        occurs[outcomes.decisions] = True
-        fresh: list[int] = np.flatnonzero(occurs[:UNNUMBERED] & ~self._is_told[lane]).tolist()
-        self._is_told[lane, fresh] = True
-        return fresh
+        occurs[decisions] = True
+        fresh: list[int] = np.flatnonzero(occurs[:UNNUMBERED] & ~self._is_told[number]).tolist()
+        self._is_told[number, fresh] = True
+        lane = self.lanes[number]
+        return [decision(k, lane.state.decisions[k], lane.profile) for k in fresh]
+
+    def tell_again(self, part: outcome_pb2.OutcomePart) -> None:
+        """Have a part of outcomes that is sent again carry the decisions that this stream was not told."""
+        if part.lane < len(self.lanes):
+            decisions = np.frombuffer(part.decisions, "<u2").astype(np.uint16)
+            del part.new_decisions[:]
+            part.new_decisions.extend(self._not_yet_told(part.lane, decisions))
 
     def report(self) -> report_pb2.Report:
         """Return the report so far; the session adds its columns and digests.
@@ -178,6 +187,41 @@ class Engine:
     def _settle(self) -> None:
         for key, fleet in self.fleets.items():
             fleet.settle(self.references[key].state)
+
+    def size_bytes(self) -> int:
+        """Return how much memory the state takes that a snapshot keeps."""
+        return sum(lane.state.size_bytes for lane in self.lanes)
+
+    def snapshot(self) -> bytes:
+        """Return the whole state, for ``restore`` of an engine with this config and fingerprint."""
+        self._settle()
+        arrays = [np.array([self.applied_events], np.uint64), self.events_by_kind, self._checker.reasons]
+        for one in self.references.values():
+            arrays += [one.state, one.counts]
+        for lane in self.lanes:
+            arrays += lane.state.arrays()
+        for fleet in self.fleets.values():
+            arrays += fleet.counted()
+        return pack(arrays)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take over the state of another engine, before any event.
+
+        Raises:
+            BadSnapshot: it is of another config, or damaged; the engine must not be used.
+
+        """
+        found = Unpacker(snapshot)
+        applied, self.events_by_kind = found.take(), found.take_like(self.events_by_kind)
+        self.applied_events = int(applied[0])
+        self._checker.reasons = found.take()
+        for one in self.references.values():
+            one.state, one.counts = found.take_like(one.state), found.take_like(one.counts)
+        for lane in self.lanes:
+            lane.state = lane.state.taken_from(found)
+        for fleet in self.fleets.values():
+            fleet.take_over([found.take_like(counted) for counted in fleet.counted()])
+        found.end()
 
     def state_digest(self) -> int:
         """Return 64 bits that stand for the whole state."""

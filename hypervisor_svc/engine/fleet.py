@@ -110,6 +110,18 @@ class _Run:
             lane=self.lane.number, machine_events=self.machine_events, loop_shares=shares
         )
 
+    def counted(self) -> Words:
+        """Return how the lane was run so far as words: events by machine, then two for each reason."""
+        none = _Share(0, 0)
+        shares = [word for why in LoopReason for word in self.shares.get(why, none)]
+        return np.array([self.machine_events, *shares], np.uint64)
+
+    def take_over(self, counted: Words) -> None:
+        """Go on from what ``counted`` returned."""
+        self.machine_events, *words = counted.tolist()
+        shares = {why: _Share(*words[2 * n : 2 * n + 2]) for n, why in enumerate(LoopReason)}
+        self.shares = {why: share for why, share in shares.items() if share.events}
+
     def first_states(self, truth: Words) -> list[int] | LoopReason:
         """Return the numbers of the states that the records have, or why they are the loop's."""
         lane = self.lane
@@ -212,6 +224,15 @@ class Fleet:
     def lane_runs(self) -> list[hypervisor_pb2.LaneRun]:
         """Return how each lane was run so far."""
         return [run.told() for run in self._runs]
+
+    def counted(self) -> list[Words]:
+        """Return how each lane was run so far, as words."""
+        return [run.counted() for run in self._runs]
+
+    def take_over(self, counted: list[Words]) -> None:
+        """Go on from what ``counted`` returned; no machine is under way yet."""
+        for run, words in zip(self._runs, counted, strict=True):
+            run.take_over(words)
 
     def settle(self, reference: Words) -> None:
         """Bring every lane's records and counters up to date with its machine."""

@@ -13,6 +13,7 @@ from hypervisor_svc.engine import records
 from hypervisor_svc.engine.oracle import LEVEL_DECISIONS, LEVEL_FULL, run_lane
 from hypervisor_svc.engine.profile import Profile, make_profile
 from hypervisor_svc.engine.records import Words
+from hypervisor_svc.engine.snapshot import Unpacker
 from hypervisor_svc.engine.tables import MOST_CLUSTERED, Table, make_table, pack_operations, rung_of_saving
 from hypervisor_svc.engine.truth import Truth
 from hypervisor_svc.engine.validation import Block, complete
@@ -24,6 +25,8 @@ UNNUMBERED: Final = 0xFFFF  # stands for a decision past the last number
 # Most rows that a block can add to a bill: of the profile's own reasons, and of each recorded one.
 _ROWS_OF_PROFILE: Final = 1 << 10
 _ROWS_A_REASON: Final = 64
+# What takes more room as there is more to count.
+_GROWING: Final = ("bill_keys", "bill_counts", "decision_keys", "decision_numbers", "decisions")
 _NO_U8: Final = np.zeros(0, np.uint8)
 _NO_U16: Final = np.zeros(0, np.uint16)
 _NO_U64: Final = np.zeros(0, np.uint64)
@@ -109,6 +112,29 @@ class LaneState:
             self.decision_keys = np.zeros((DECISION_CAPACITY, 2), np.uint64)
             self.decision_numbers = np.zeros(DECISION_CAPACITY, np.uint64)
             self.decisions = np.zeros((DECISION_CAPACITY, 2), np.uint64)
+
+    def arrays(self) -> list[Words]:
+        """Return everything, in the order of the fields."""
+        return [getattr(self, name) for name in self.__slots__]
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory it takes."""
+        return sum(array.nbytes for array in self.arrays())
+
+    def taken_from(self, snapshot: Unpacker) -> "LaneState":
+        """Return the state that a snapshot has next, of a lane of the same vCPUs and CPUs.
+
+        Raises:
+            BadSnapshot: it is of another lane.
+
+        """
+        return LaneState(
+            *(
+                snapshot.take() if name in _GROWING else snapshot.take_like(getattr(self, name))
+                for name in self.__slots__
+            )
+        )
 
     def digest_parts(self) -> list[bytes]:
         """Return the bytes that a digest of the state covers, independent of hash-table layout."""

@@ -72,9 +72,8 @@ def check_header(table: policy_pb2.PolicyTable) -> None:
         problem = f"vendor {table.vendor} is unknown"
     elif not 1 <= len(table.memories) <= MAX_MEMORIES:
         problem = f"has {len(table.memories)} memories, expected 1 to {MAX_MEMORIES}"
-    elif twice := [word for word, count in Counter(table.actions).items() if count > 1]:
-        # A bit of a row is a name's place, so one of the two places would say nothing.
-        problem = f"names {', '.join(twice)} more than once in its actions"
+    elif twice := _named_twice(table):
+        problem = f"names {twice}"
     elif table.cluster_accesses > MOST_CLUSTERED:
         problem = f"clusters {table.cluster_accesses} accesses in an exit; {MOST_CLUSTERED} is the most"
     elif table.cluster_accesses and not table.cluster_gap_cycles:
@@ -82,6 +81,20 @@ def check_header(table: policy_pb2.PolicyTable) -> None:
     if problem:
         message = f"{name}: {problem}"
         raise BadTable(message)
+
+
+def _named_twice(table: policy_pb2.PolicyTable) -> str:
+    """Return which name a list has more than once, and which list: one of the two would say nothing."""
+    lists = {
+        "actions": table.actions,
+        "memories": table.memories,
+        "quirks": table.quirks,
+        "costs": [cost.action for cost in table.costs],
+    }
+    for what, words in lists.items():
+        if twice := [word for word, count in Counter(words).items() if count > 1]:
+            return f"{', '.join(twice)} more than once in its {what}"
+    return ""
 
 
 def check_cell(name: str, cell: Cell) -> None:

@@ -229,6 +229,15 @@ class Checker:
         """How many different exit reasons were recorded so far."""
         return len(self._reasons)
 
+    @property
+    def reasons(self) -> NDArray[np.uint64]:
+        """The exit reasons that were recorded so far; those of a snapshot may be put in their place."""
+        return np.array(sorted(self._reasons), np.uint64)
+
+    @reasons.setter
+    def reasons(self, reasons: NDArray[np.uint64]) -> None:
+        self._reasons = set(reasons.tolist())
+
     def _check_reasons(self, block: Block, first_event: int) -> None:
         is_recorded = (block.kinds == EventKind.EXIT) | (block.kinds == EventKind.VMEXIT_TO_L1)
         recorded = np.flatnonzero(is_recorded)
