@@ -83,6 +83,8 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     help_text = f"host:port, or unix:PATH; port 0 chooses one (default {DEFAULT_LISTEN})"
     add("--listen", metavar="ADDR", default=DEFAULT_LISTEN, help=help_text)
     add("--insecure", action="store_true", help="allow other addresses than this machine's own")
+    help_text = "keep sessions in this folder, so that they survive a crash of the server"
+    add("--state-dir", metavar="DIR", help=help_text)
     help_text = f"how long a drain may take (default {DEFAULT_GRACE_SECONDS:g})"
     add("--grace", metavar="SECONDS", type=_seconds, default=DEFAULT_GRACE_SECONDS, help=help_text)
     add("--log-format", choices=("console", "json"), default="console", help="default console")
@@ -137,6 +139,7 @@ def _serve(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import asyncio
     import gc
+    from pathlib import Path
 
     # What is imported stays: looking through it for garbage, again and again, is a quarter of the start.
     gc.disable()
@@ -150,7 +153,8 @@ def _serve(options: argparse.Namespace) -> int:
     gc.freeze()
     gc.enable()
     limits = ServerLimits(**{name: getattr(options, name) for name, *_ in limit_flags()})
-    asked = drain.ServeOptions(options.listen, limits, options.insecure, options.grace)
+    state_dir = None if options.state_dir is None else Path(options.state_dir)
+    asked = drain.ServeOptions(options.listen, limits, options.insecure, options.grace, state_dir)
 
     def say(address: str) -> None:
         print(f"listening on {address}", flush=True)

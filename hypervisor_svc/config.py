@@ -51,6 +51,18 @@ def check_config(
         _check_lane(lane, f"config.lanes[{i}]", resolve_policy, check_table)
 
 
+def resolved(
+    config: hypervisor_pb2.SessionConfig, resolve_policy: ResolvePolicy
+) -> hypervisor_pb2.SessionConfig:
+    """Return a checked config with every policy's table in place of its name."""
+    found = hypervisor_pb2.SessionConfig()
+    found.CopyFrom(config)
+    for lane in found.lanes:
+        if lane.WhichOneof("policy") == "policy_name":
+            lane.policy_table.CopyFrom(resolve_policy(lane.policy_name, lane.vendor, lane.features))
+    return found
+
+
 def check_vendor(vendor: int, path: str) -> None:
     """Refuse a vendor that is missing or unknown.
 

@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -27,6 +28,7 @@ from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import log
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.server import HypervisorServicer
+from hypervisor_svc.store import Store
 
 SERVICE_NAME: Final = hypervisor_pb2.DESCRIPTOR.services_by_name["HypervisorService"].full_name
 UNIX: Final = "unix:"
@@ -45,14 +47,21 @@ class ServeOptions:
     limits: ServerLimits
     is_insecure: bool = False
     grace_seconds: float = 10.0
+    state_dir: Path | None = None
 
 
 class HypervisorServer:
     """A server with the hypervisor's service, health and reflection."""
 
     def __init__(self, options: ServeOptions, parts: Parts) -> None:
-        """Prepare to serve; needs a running event loop."""
+        """Prepare to serve; needs a running event loop.
+
+        Raises:
+            CannotServe: the state directory cannot be used.
+
+        """
         self._options = options
+        self._store = None if options.state_dir is None else Store(options.state_dir)
         self._server = grpc.aio.server(
             options=[
                 # Without this, a second server silently shares the port of the first.
@@ -64,7 +73,7 @@ class HypervisorServer:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ]
         )
-        self._servicer = HypervisorServicer(parts, options.limits)
+        self._servicer = HypervisorServicer(parts, options.limits, self._store)
         self._health = health.aio.HealthServicer()
         add_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -91,6 +100,8 @@ class HypervisorServer:
             await asyncio.wait_for(self._servicer.calls.none.wait(), self._options.grace_seconds)
         # Not the whole grace: whoever watches the health never leaves by himself.
         await self._server.stop(min(self._options.grace_seconds, CLOSING_SECONDS))
+        if self._store is not None:
+            self._store.close()
         log.info("stopped")
 
     async def stop(self) -> None:

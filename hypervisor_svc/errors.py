@@ -14,6 +14,7 @@ The tree, with the gRPC status code that the service ends make of each leaf::
         ├── DataLoss                DATA_LOSS
         ├── LimitReached            RESOURCE_EXHAUSTED
         ├── Unavailable             UNAVAILABLE
+        ├── TimedOut                DEADLINE_EXCEEDED
         └── OurFault                INTERNAL
 """
 
@@ -99,6 +100,12 @@ class Unavailable(Refused):
     """The server does not take this now; another attempt makes sense."""
 
     code = "UNAVAILABLE"
+
+
+class TimedOut(Refused):
+    """The peer was silent for longer than the server waits."""
+
+    code = "DEADLINE_EXCEEDED"
 
 
 class OurFault(Refused):

@@ -24,9 +24,13 @@ class ServerLimits:
     max_uncommitted_events: int = _limit(1 << 22, 1 << 40, "largest number of events not committed")
     max_lanes: int = _limit(64, 64, "largest number of lanes of a session")
     max_vcpus: int = _limit(256, 256, "largest number of vCPUs, and of physical CPUs, of a session")
-    max_sessions: int = _limit(256, 1 << 16, "largest number of unfinished sessions, and of ended ones kept")
+    max_sessions: int = _limit(256, 1 << 16, "largest number of unfinished sessions of one owner")
+    max_all_sessions: int = _limit(1024, 1 << 16, "largest number of unfinished sessions of all owners")
     max_streams: int = _limit(512, 1 << 20, "largest number of streams at once")
     idle_seconds: int = _limit(3600, 1 << 31, "seconds after which a session without a stream is dropped")
+    max_session_seconds: int = _limit(604_800, 1 << 31, "largest age of a session in seconds")
+    max_state_bytes: int = _limit(256 << 20, 1 << 40, "largest state of a session in bytes")
+    max_reports: int = _limit(256, 1 << 16, "largest number of ended sessions, with their reports, kept")
 
     def to_proto(self) -> hypervisor_pb2.Limits:
         """Return the limits as the contract's message."""

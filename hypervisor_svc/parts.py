@@ -12,14 +12,14 @@ from hypervisor_svc import policies, pricing
 from hypervisor_svc.config import CheckTable, ResolvePolicy
 from hypervisor_svc.engine import ENGINE_FINGERPRINT, Engine, EngineConfig
 from hypervisor_svc.engine.tables import make_table
-from hypervisor_svc.session import EngineFactory
+from hypervisor_svc.session import EngineLike
 
 
 @dataclass(frozen=True)
 class Parts:
     """The engine, the policies and the prices of a server."""
 
-    make_engine: EngineFactory
+    make_engine: Callable[[hypervisor_pb2.SessionConfig], EngineLike]
     engine_fingerprint: str
     policy_table: ResolvePolicy
     check_table: CheckTable

@@ -1,8 +1,11 @@
-"""The sessions that a server holds: by id and by request id, within its limits.
+"""The sessions that a server holds: by id, by owner and request id, within its limits.
 
-Sessions without a stream are dropped once idle, whether ended or not, and the oldest that have ended
-(finished or failed) when there are too many. There is no timer: the registry looks when a session is
-asked for or created.
+Sessions without a stream are dropped once idle, all once too old, and the oldest that have ended (finished
+or failed) when there are too many. Where sessions are stored, those that have ended may be idle. There is
+no timer: the registry looks when a session is asked for or created.
+
+A session belongs to the identity that created it; to another one it does not exist. Where callers have no
+identity, the owner is "", and whoever knows the id may use the session.
 """
 
 import asyncio
@@ -11,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from exitlab.v1 import hypervisor_pb2
 from hypervisor_svc.config import MAX_TEXT_CHARACTERS
@@ -22,8 +25,18 @@ from hypervisor_svc.session import ENDED, Session
 
 Result = TypeVar("Result")
 InThread = Callable[..., Awaitable[Any]]
-# Makes the session of an id and a config.
-MakeSession = Callable[[str, hypervisor_pb2.SessionConfig], Awaitable[Session]]
+
+
+class Wanted(NamedTuple):
+    """A session that is to be made."""
+
+    session_id: str
+    number: int
+    owner: str
+    request: hypervisor_pb2.CreateSessionRequest
+
+
+MakeSession = Callable[[Wanted], Awaitable[Session]]
 
 
 class Ending(Enum):
@@ -32,6 +45,8 @@ class Ending(Enum):
     FENCED = auto()
     FINISHED = auto()
     DRAINING = auto()
+    DROPPED = auto()
+    NOT_STORED = auto()
 
 
 class StreamLike(Protocol):
@@ -42,15 +57,22 @@ class StreamLike(Protocol):
     def end(self, why: Ending) -> None:
         """End the stream after the block in hand."""
 
+    def tell_committed(self) -> None:
+        """Acknowledge anew, as more is committed."""
+
 
 @dataclass(eq=False)
 class Held:
-    """A session as the server holds it."""
+    """A session as the server holds it; times are the registry's."""
 
     session: Session
     number: int  # counts the server's sessions from 1, for lists
     request: hypervisor_pb2.CreateSessionRequest
     last_used: float
+    owner: str = ""
+    began_at: float = 0.0  # as if a server had run all the time
+    committed_at: float = 0.0
+    committing: asyncio.Task[None] | None = None
     stream: StreamLike | None = None  # the newest one that is open
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # or dropped, or the server stops
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -79,17 +101,46 @@ class Held:
 class Registry:
     """All sessions of one server; used from its event loop only."""
 
-    def __init__(self, limits: ServerLimits, now: Callable[[], float] = time.monotonic) -> None:
-        """Hold nothing yet; ``now`` tells seconds."""
+    def __init__(
+        self,
+        limits: ServerLimits,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        last_number: int = 0,
+        on_drop: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        """Hold nothing yet; ``now`` tells seconds.
+
+        Where sessions are stored, ``last_number`` is the newest one's and ``on_drop`` forgets those of ids.
+        """
         self._limits = limits
         self._now = now
         self._by_id: dict[str, Held] = {}  # oldest first
-        self._by_request: dict[str, Held] = {}
-        self._created = 0
+        self._by_request: dict[tuple[str, str], Held] = {}
+        self._last_number = last_number
+        self._on_drop = on_drop
         self._creating = asyncio.Lock()
 
-    async def create(self, request: hypervisor_pb2.CreateSessionRequest, make: MakeSession) -> Held:
-        """Return the session of the request's id, made now if there is none.
+    def adopt(
+        self,
+        session: Session,
+        number: int,
+        owner: str,
+        request: hypervisor_pb2.CreateSessionRequest,
+        age_seconds: float = 0.0,
+    ) -> Held:
+        """Hold a session that has just been made, or that was stored at some age."""
+        now = self._now()
+        held = Held(session, number, request, now, owner, now - age_seconds, now)
+        if session.state in ENDED:
+            held.ended.set()
+        self._by_id[session.session_id] = self._by_request[owner, request.request_id] = held
+        return held
+
+    async def create(
+        self, request: hypervisor_pb2.CreateSessionRequest, make: MakeSession, owner: str = ""
+    ) -> Held:
+        """Return the owner's session of the request's id, made now if there is none.
 
         Raises: InvalidRequest, AlreadyExists, LimitReached, and what ``make`` raises.
         """
@@ -97,31 +148,29 @@ class Registry:
             message = f"{len(request.request_id)} characters, expected 1 to {MAX_TEXT_CHARACTERS}"
             raise InvalidRequest("BAD_REQUEST_ID", message, field="request_id")
         async with self._creating:  # a repeat that comes meanwhile waits, and then finds the first
-            self._drop_idle()
+            self._drop_some()
             self._drop_ended()
-            held = self._by_request.get(request.request_id)
+            held = self._by_request.get((owner, request.request_id))
             if held is not None:
                 return self._repeated(held, request)
-            unfinished = sum(held.session.state not in ENDED for held in self._by_id.values())
-            if unfinished >= self._limits.max_sessions:
-                message = f"{unfinished} sessions are not finished, and no more are allowed"
-                raise LimitReached("TOO_MANY_SESSIONS", message, max_sessions=self._limits.max_sessions)
+            self._check_count(owner)
             # The id is the capability to use the session, so nobody may guess it.
-            session = await make(secrets.token_urlsafe(24), request.config)
-            self._created += 1
-            held = Held(session, self._created, request, self._now())
-            self._by_id[session.session_id] = self._by_request[request.request_id] = held
-            return held
+            wanted = Wanted(secrets.token_urlsafe(24), self._last_number + 1, owner, request)
+            session = await make(wanted)
+            self._last_number = wanted.number
+            return self.adopt(session, wanted.number, owner, request)
 
-    def find(self, session_id: str, field_path: str = "session_id") -> Held:
-        """Return a session and note that it is in use.
+    def find(self, session_id: str, field_path: str = "session_id", owner: str = "") -> Held:
+        """Return a session of the caller's and note that it is in use.
 
         Raises: NotFound.
         """
-        self._drop_idle()
+        self._drop_some()
         held = self._by_id.get(session_id)
-        if held is None:
-            message = "no such session; it never was, or it was idle for too long or the server restarted"
+        if held is None or held.owner != owner:
+            message = (
+                "no such session; it never was, or was dropped as idle or too old, or the server restarted"
+            )
             raise NotFound("SESSION_NOT_FOUND", message, field=field_path)
         self.touch(held)
         return held
@@ -130,10 +179,16 @@ class Registry:
         """Note that a session is in use, or was until now."""
         held.last_used = self._now()
 
-    def after(self, number: int) -> list[Held]:
-        """Return the sessions that were created after the one of ``number``, oldest first."""
-        self._drop_idle()
-        return [held for held in self._by_id.values() if held.number > number]
+    def after(self, number: int, owner: str | None = "") -> list[Held]:
+        """Return an owner's sessions, or all if None, that came after the one of ``number``, oldest first."""
+        self._drop_some()
+        return [held for held in self._by_id.values() if held.number > number and owner in (None, held.owner)]
+
+    def drop_if_too_old(self, held: Held) -> None:
+        """Drop a session, and end its stream, if it is too old."""
+        is_held = self._by_id.get(held.session.session_id) is held
+        if is_held and self._now() - held.began_at > self._limits.max_session_seconds:
+            self._drop([held], "too old")
 
     def _repeated(self, held: Held, request: hypervisor_pb2.CreateSessionRequest) -> Held:
         if held.request != request:
@@ -142,19 +197,53 @@ class Registry:
         self.touch(held)
         return held
 
-    def _drop_idle(self) -> None:
-        oldest = self._now() - self._limits.idle_seconds
-        streamless = [held for held in self._by_id.values() if held.stream is None]
-        self._drop([held for held in streamless if held.last_used < oldest], "idle")
+    def _check_count(self, owner: str) -> None:
+        """Refuse a session more than the owner, or all of them, may have unfinished."""
+        limits = self._limits
+        owners = [held.owner for held in self._by_id.values() if held.session.state not in ENDED]
+        own = owners.count(owner)
+        if own >= limits.max_sessions:
+            message = f"{own} sessions are not finished, and no more are allowed"
+            raise LimitReached("TOO_MANY_SESSIONS", message, max_sessions=limits.max_sessions)
+        if len(owners) >= limits.max_all_sessions:
+            message = f"{len(owners)} sessions of all callers are not finished, and no more are allowed"
+            raise LimitReached("TOO_MANY_SESSIONS", message, max_all_sessions=limits.max_all_sessions)
+
+    def _drop_some(self) -> None:
+        """Drop what is too old, or idle."""
+        now, limits = self._now(), self._limits
+        self._drop(
+            [
+                held
+                for held in self._by_id.values()
+                if now - held.began_at > limits.max_session_seconds and held.session.state not in ENDED
+            ],
+            "too old",
+        )
+        is_stored = self._on_drop is not None
+        self._drop(
+            [
+                held
+                for held in self._by_id.values()
+                if held.stream is None
+                and now - held.last_used > limits.idle_seconds
+                and not (is_stored and held.session.state in ENDED)
+            ],
+            "idle",
+        )
 
     def _drop_ended(self) -> None:
         ended = [held for held in self._by_id.values() if held.session.state in ENDED]
-        self._drop(ended[: -self._limits.max_sessions], "too many ended")
+        self._drop(ended[: -self._limits.max_reports], "too many ended")
 
     def _drop(self, dropped: list[Held], why: str) -> None:
         for held in dropped:
             del self._by_id[held.session.session_id]
-            del self._by_request[held.request.request_id]
+            del self._by_request[held.owner, held.request.request_id]
             held.ended.set()
+            if held.stream is not None:
+                held.stream.end(Ending.DROPPED)
             with bound(session_id=held.session.session_id):
                 log.info("dropped", why=why, applied_events=held.session.applied_events)
+        if dropped and self._on_drop is not None:
+            self._on_drop([held.session.session_id for held in dropped])

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -20,15 +20,26 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from exitlab.v1 import hypervisor_pb2, report_pb2
-from hypervisor_svc.config import check_config, check_vendor
-from hypervisor_svc.errors import InvalidRequest, LimitReached, NotFound, OurFault, Refused, Unavailable
+from hypervisor_svc.commits import Commits
+from hypervisor_svc.config import check_config, check_vendor, resolved
+from hypervisor_svc.errors import (
+    InvalidRequest,
+    LimitReached,
+    NotFound,
+    OurFault,
+    Refused,
+    Unavailable,
+    WrongState,
+)
+from hypervisor_svc.journal import Start, Stored
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
 from hypervisor_svc.policies.base import PolicyError
-from hypervisor_svc.registry import Ending, Registry
+from hypervisor_svc.registry import Ending, Registry, Wanted
 from hypervisor_svc.session import FINISHED, Session
+from hypervisor_svc.store import Store
 from hypervisor_svc.stream import RETRY_AFTER_MS, EventStream
 
 ERROR_DOMAIN: Final = "exitlab"
@@ -122,16 +133,49 @@ class Calls:
 class HypervisorServicer:
     """The service. Its methods are those of the contract, which says what each does."""
 
-    def __init__(self, parts: Parts, limits: ServerLimits) -> None:
-        """Hold no session yet."""
+    def __init__(self, parts: Parts, limits: ServerLimits, store: Store | None = None) -> None:
+        """Hold the sessions of a store, or none yet.
+
+        Raises:
+            CannotServe: the store cannot be read.
+
+        """
         self.parts = parts
         self.limits = limits
-        self.registry = Registry(limits)
         self.incarnation = secrets.token_hex(8)
         self.is_draining = False
         self.calls = Calls()
         self._streams: set[EventStream] = set()
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="engine")
+        self._store = store
+        self.commits = Commits(store, limits, self.in_thread) if store is not None else None
+        self.registry = Registry(limits) if store is None else self._stored_sessions(store)
+
+    def _stored_sessions(self, store: Store) -> Registry:
+        """Return a registry with all that a store has."""
+
+        def forget(session_ids: list[str]) -> None:
+            self._threads.submit(store.delete, session_ids)
+
+        def tell_damage(number: int) -> None:
+            log.error("a stored session is damaged and left out", number=number)
+
+        registry = Registry(self.limits, last_number=store.last_number, on_drop=forget)
+        for stored in store.load(tell_damage):
+            start = stored.start
+            session = self._restored(stored, store)
+            registry.adopt(session, start.number, start.owner, start.request, stored.age_seconds)
+        return registry
+
+    def _restored(self, stored: Stored, store: Store) -> Session:
+        start = stored.start
+        make_engine = partial(self.parts.make_engine, start.resolved)
+        session = Session.restored(stored, make_engine, self.limits, store)
+        ours, theirs = self.parts.engine_fingerprint, start.engine_fingerprint
+        if session.can_go_on and ours != theirs:
+            message = f"the session began under {theirs}, and this server has {ours}; start a new session"
+            session.fail(WrongState("ENGINE_CHANGED", message))
+        return session
 
     async def in_thread(self, work: Callable[..., Result], *args: Any) -> Result:
         """Do engine work in a thread. Work that has begun goes on to its end even if nobody waits."""
@@ -142,7 +186,7 @@ class HypervisorServicer:
         self.is_draining = True
         for stream in self._streams:
             stream.end(Ending.DRAINING)
-        for held in self.registry.after(0):
+        for held in self.registry.after(0, owner=None):
             held.ended.set()
 
     def refuse_if_draining(self) -> None:
@@ -165,13 +209,20 @@ class HypervisorServicer:
             server_incarnation=self.incarnation,
         )
 
-    async def _make_session(self, session_id: str, config: hypervisor_pb2.SessionConfig) -> Session:
+    async def _make_session(self, wanted: Wanted) -> Session:
+        config = wanted.request.config
+
         def make() -> Session:
             check_config(config, self.limits, self.parts.policy_table, self.parts.check_table)
-            return Session(session_id, config, self.parts.make_engine, self.limits.max_block_events)
+            runs = config
+            if self._store is not None:
+                runs = resolved(config, self.parts.policy_table)
+                self._store.create(Start(*wanted, runs, self.parts.engine_fingerprint))
+            make_engine = partial(self.parts.make_engine, runs)
+            return Session(wanted.session_id, config, make_engine, self.limits, self._store)
 
         session = await self.in_thread(make)
-        with bound(session_id=session_id):
+        with bound(session_id=wanted.session_id):
             log.info("created", label=config.label, lanes=len(config.lanes), vcpus=config.vcpus)
         return session
 
@@ -281,7 +332,7 @@ class HypervisorServicer:
         found = self.registry.after(int(request.page_token or "0"))
         response = hypervisor_pb2.ListSessionsResponse()
         for held in found[:page]:
-            status = await held.call(self.in_thread, held.session.status)
+            status = await held.call(self.in_thread, partial(held.session.status, has_digest=False))
             status.ClearField("session_id")
             response.sessions.append(status)
         if len(found) > page:

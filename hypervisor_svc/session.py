@@ -10,40 +10,50 @@ what may be done in each is the table below; a pair that is not there *is* the e
     SUSPENDED --finish--> FINISHED, which answers finish again from what it stored
     SUSPENDED, STREAMING --a policy's table or the engine cannot go on--> FAILED, which takes nothing
 
-Three rules carry the rest. Offsets are event indexes, so a stream may be cut into blocks in any way. A
+Four rules carry the rest. Offsets are event indexes, so a stream may be cut into blocks in any way. A
 block counts whole or not at all: its place, its digests and its events are checked before anything
 changes. Where a lane fails nevertheless, lanes may stand at different events: the session is FAILED,
-its status says why, and whatever else comes is refused with the very reason of the first. And the end
-of a stream proves nothing: only ``finish``, with the number of events and their digests, makes a
-report, whose bytes are then kept as they are.
+its status says why, and whatever else comes is refused with the very reason of the first. Outcomes are
+kept until the guest confirms them: a cut may have lost them on their way. And the end of a stream proves
+nothing: only ``finish``, with the number of events and their digests, makes a report, whose bytes are
+then kept as they are.
+
+With a journal, epochs and reports are durable before anybody hears of them. A ``checkpoint`` is what it
+takes to go on; whoever has stored one says so with ``committed``.
 
 Methods are for one thread at a time; ``registry.Held`` sees to that.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from exitlab.blocks import ColumnCrcs, DecodedBlock, plain_field
 from exitlab.events import Column, EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
-from hypervisor_svc.engine import BadEvents, EngineError, PolicyFailed
+from exitlab.wire import delimited
+from hypervisor_svc.engine import BadEvents, BadSnapshot, BadTable, EngineError, PolicyFailed
 from hypervisor_svc.errors import (
     Aborted,
     AlreadyExists,
     DataLoss,
     InvalidRequest,
+    LimitReached,
     OurFault,
     OutOfRange,
     Refused,
     WrongState,
 )
+from hypervisor_svc.journal import Checkpoint, Ending, Journal, Stored
+from hypervisor_svc.kept import KeptOutcomes
+from hypervisor_svc.limits import ServerLimits
 
 SUSPENDED: Final = hypervisor_pb2.SESSION_STATE_SUSPENDED
 STREAMING: Final = hypervisor_pb2.SESSION_STATE_STREAMING
 FINISHED: Final = hypervisor_pb2.SESSION_STATE_FINISHED
 FAILED: Final = hypervisor_pb2.SESSION_STATE_FAILED
 ENDED: Final = (FINISHED, FAILED)
+_OUTCOMES: Final = hypervisor_pb2.StreamEventsResponse.OUTCOMES_FIELD_NUMBER
 
 NEXT_STATE: Final = {
     (SUSPENDED, "open"): STREAMING,
@@ -66,6 +76,9 @@ class EngineLike(Protocol):
     def start_stream(self) -> None:
         """Tell every decision anew when it next occurs."""
 
+    def tell_again(self, part: outcome_pb2.OutcomePart) -> None:
+        """Have a part that is sent again carry the decisions that this stream was not told."""
+
     def report(self) -> report_pb2.Report:
         """Return what was found so far, or raise PolicyFailed."""
 
@@ -75,8 +88,17 @@ class EngineLike(Protocol):
     def state_digest(self) -> int:
         """Return a digest of the whole state."""
 
+    def size_bytes(self) -> int:
+        """Return how much memory the state takes."""
 
-EngineFactory = Callable[[hypervisor_pb2.SessionConfig], EngineLike]
+    def snapshot(self) -> bytes:
+        """Return the whole state."""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take over the state of another engine of the same config, before any event."""
+
+
+EngineFactory = Callable[[], EngineLike]
 
 
 class Session:
@@ -87,9 +109,10 @@ class Session:
         session_id: str,
         config: hypervisor_pb2.SessionConfig,
         make_engine: EngineFactory,
-        max_block_events: int,
+        limits: ServerLimits,
+        journal: Journal | None = None,
     ) -> None:
-        """Start a suspended session of a checked ``config``."""
+        """Start a suspended session of a checked ``config``, whose engine ``make_engine`` returns."""
         self.session_id = session_id
         self.config = config
         self.columns = tuple(Column(column) for column in config.columns)
@@ -97,52 +120,101 @@ class Session:
         self.epoch = 0
         self.applied_events = 0
         self.confirmed_events = 0
-        self._max_block_events = max_block_events
+        self.lane_runs: list[hypervisor_pb2.LaneRun] = []  # once it is finished
+        self._make_engine = make_engine
+        self._limits = limits
+        self._journal = journal
         self._crcs = ColumnCrcs(self.columns)
-        self._engine: EngineLike | None = make_engine(config)
+        self._engine: EngineLike | None = None  # made when it is first needed
+        self._snapshot = b""  # that the engine begins with
+        self._committed_events = 0
+        self._is_restored = False
+        self._kept = KeptOutcomes()
         self._level = config.outcome_level or outcome_pb2.OUTCOME_LEVEL_SUMMARY
         self._failure: Callable[[], Refused] | None = None  # what makes the refusal of all that comes
         self._note = ""
         self._final_digest = 0
         self._stored_report = b""
-        self.lane_runs: list[hypervisor_pb2.LaneRun] = []  # once it is finished
+
+    @classmethod
+    def restored(
+        cls, stored: Stored, make_engine: EngineFactory, limits: ServerLimits, journal: Journal
+    ) -> Self:
+        """Return a session as it was last kept, suspended or finished."""
+        start, last = stored.start, stored.last
+        session = cls(start.session_id, start.request.config, make_engine, limits, journal)
+        session.epoch = stored.epoch
+        if last is None:
+            session.fail(DataLoss("STATE_DAMAGED", "what was stored of the session is damaged"))
+            return session
+        session.applied_events = session._committed_events = last.applied_events
+        session._crcs = ColumnCrcs(session.columns, last.column_crcs)
+        session._is_restored = True
+        if isinstance(last, Checkpoint):
+            session.confirmed_events = last.confirmed_events
+            session._snapshot = last.engine
+            session._kept = KeptOutcomes(last.kept)
+        else:
+            session._end_with(last)
+        return session
 
     @property
     def committed_events(self) -> int:
         """Events whose effect is as safe as it gets; without durable storage, those applied."""
-        return self.applied_events
+        return self.applied_events if self._journal is None else self._committed_events
 
-    def open(self, opening: hypervisor_pb2.Open) -> hypervisor_pb2.Opened:
-        """Give the session to a new stream and fence the older one."""
+    @property
+    def can_go_on(self) -> bool:
+        """Whether more events may come."""
+        return self.state not in ENDED
+
+    def committed(self, events: int) -> None:
+        """Take note that a checkpoint at ``events`` is stored."""
+        self._committed_events = max(self._committed_events, events)
+
+    def open(self, opening: hypervisor_pb2.Open) -> tuple[hypervisor_pb2.Opened, list[bytes]]:
+        """Give the session to a new stream and fence the older one; also return what is sent again."""
         state = self._next_state("open")
         if opening.expected_epoch not in (0, self.epoch):
             message = f"the session's epoch is {self.epoch}, expected {opening.expected_epoch}"
             raise Aborted("EPOCH_MISMATCH", message, field="open.expected_epoch", epoch=self.epoch)
-        self._check_received(opening.received_events, "open.received_events")
-        if self._level > outcome_pb2.OUTCOME_LEVEL_SUMMARY and opening.received_events < self.applied_events:
-            # Outcomes are not kept yet. Going on without them would lose them in silence.
+        # After a crash, more may have arrived than is applied; it will come again.
+        if not self._is_restored:
+            self._check_received(opening.received_events, "open.received_events")
+        if (
+            self._level > outcome_pb2.OUTCOME_LEVEL_SUMMARY
+            and opening.received_events < self.confirmed_events
+        ):
             message = (
-                f"outcomes of events {opening.received_events} to {self.applied_events} were sent "
+                f"outcomes of events {opening.received_events} to {self.confirmed_events} were confirmed "
                 "and are not kept; start a new session"
             )
-            place = {"received_events": opening.received_events, "next_event": self.applied_events}
+            place = {"received_events": opening.received_events, "confirmed_events": self.confirmed_events}
             raise WrongState("OUTCOMES_NOT_KEPT", message, field="open.received_events", **place)
+        engine = self._running_engine
+        if self._journal is not None:
+            self._journal.save_epoch(self.session_id, self.epoch + 1)
         self.state = state
-        self._running_engine.start_stream()
         self.epoch += 1
-        self.confirmed_events = max(self.confirmed_events, opening.received_events)
-        return hypervisor_pb2.Opened(
+        self._confirm(min(opening.received_events, self.applied_events))
+        engine.start_stream()
+        opened = hypervisor_pb2.Opened(
             next_event=self.applied_events,
             committed_events=self.committed_events,
             epoch=self.epoch,
             column_crcs=self._crcs.values,
         )
+        return opened, [_told_again(data, engine) for _, data in self._kept]
 
-    def apply(self, epoch: int, block: DecodedBlock) -> list[outcome_pb2.OutcomePart]:
-        """Apply a block that came on the stream of ``epoch``; refused whole, or applied whole."""
+    def apply(self, epoch: int, block: DecodedBlock) -> list[bytes]:
+        """Apply a block that came on the stream of ``epoch``; refused whole, or applied whole.
+
+        What is returned are the responses that carry its outcomes.
+        """
         self._check_epoch(epoch)
         self._next_state("apply")
         self._check_place(block)
+        self._check_size()
         crcs = self._advanced_crcs(block)
         try:
             parts = self._running_engine.feed(block.events, self._level)
@@ -154,14 +226,28 @@ class Session:
             raise self._fail(error, f"in the block at event {self.applied_events}") from error
         self._crcs = crcs
         self.applied_events += len(block.events)
-        return parts
+        responses = [_outcomes(part) for part in parts]
+        self._kept.add(self.applied_events, responses)
+        return responses
 
     def confirm(self, epoch: int, received_events: int) -> None:
         """Take note that outcomes below ``received_events`` have arrived."""
         self._check_epoch(epoch)
         self._next_state("confirm")
         self._check_received(received_events, "confirm.received_events")
-        self.confirmed_events = max(self.confirmed_events, received_events)
+        self._confirm(received_events)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return what it takes to go on from here; None if that is stored already, or nothing goes on."""
+        if self.state in ENDED or self.committed_events == self.applied_events:
+            return None
+        return Checkpoint(
+            applied_events=self.applied_events,
+            confirmed_events=self.confirmed_events,
+            column_crcs=self._crcs.values,
+            engine=self._running_engine.snapshot(),
+            kept=tuple(self._kept),
+        )
 
     def cut(self, epoch: int) -> None:
         """Suspend the session because the stream of ``epoch`` ended; an older stream changes nothing."""
@@ -170,7 +256,7 @@ class Session:
 
     def finish(self, event_count: int, column_crcs: Sequence[int]) -> bytes:
         """End the session and return its serialized report; again and again the same bytes."""
-        state = self._next_state("finish")
+        self._next_state("finish")
         if event_count != self.applied_events:
             message = f"{event_count} events were sent, but {self.applied_events} are applied"
             place = {"event_count": event_count, "next_event": self.applied_events}
@@ -179,14 +265,30 @@ class Session:
         if self.state != FINISHED:
             # Everything that can fail comes before the state changes.
             try:
-                report = self._report_so_far().SerializeToString(deterministic=True)
-                digest = self._running_engine.state_digest()
-                self.lane_runs = self._running_engine.lane_runs()
+                ending = Ending(
+                    applied_events=self.applied_events,
+                    column_crcs=self._crcs.values,
+                    state_digest=self._running_engine.state_digest(),
+                    report=self._report_so_far().SerializeToString(deterministic=True),
+                    lane_runs=tuple(self._running_engine.lane_runs()),
+                )
             except Exception as error:
                 raise self._fail(error, "in the report") from error
-            self._final_digest, self._stored_report = digest, report
-            self._engine, self.state = None, state
+            if self._journal is not None:
+                self._journal.save_ending(self.session_id, ending)
+            self._end_with(ending)
         return self._stored_report
+
+    def _end_with(self, ending: Ending) -> None:
+        self._final_digest, self._stored_report = ending.state_digest, ending.report
+        self.lane_runs = [*ending.lane_runs]
+        self._committed_events = ending.applied_events
+        self.state = FINISHED
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop what only a session needs that goes on."""
+        self._engine, self._snapshot, self._kept = None, b"", KeptOutcomes()
 
     def report(self) -> bytes:
         """Return the stored report of a finished session."""
@@ -212,8 +314,11 @@ class Session:
         report.column_crcs[:] = self._crcs.values
         return report
 
-    def status(self) -> hypervisor_pb2.SessionStatus:
-        """Return where the session stands."""
+    def status(self, *, has_digest: bool = True) -> hypervisor_pb2.SessionStatus:
+        """Return where the session stands; the state's digest takes longer than all else."""
+        digest = self._final_digest
+        if has_digest and self.state not in ENDED:
+            digest = self._running_engine.state_digest()
         return hypervisor_pb2.SessionStatus(
             session_id=self.session_id,
             state=self.state,
@@ -221,14 +326,22 @@ class Session:
             committed_events=self.committed_events,
             epoch=self.epoch,
             column_crcs=self._crcs.values,
-            state_digest=self._final_digest if self._engine is None else self._engine.state_digest(),
+            state_digest=digest,
             label=self.config.label,
             note=self._note,
         )
 
     @property
     def _running_engine(self) -> EngineLike:
-        assert self._engine is not None, "an ended session has no engine, and no move that needs one"
+        assert self.state not in ENDED, "an ended session has no engine, and no move that needs one"
+        if self._engine is None:
+            try:
+                self._engine = self._make_engine()
+                if self._snapshot:
+                    self._engine.restore(self._snapshot)
+            except Exception as error:
+                raise self._fail(error, "when it was to go on") from error
+            self._snapshot = b""
         return self._engine
 
     def _next_state(self, action: str) -> hypervisor_pb2.SessionState.ValueType:
@@ -246,15 +359,27 @@ class Session:
 
     def _fail(self, error: Exception, where: str) -> Refused:
         """End the session because of ``error``, and return the refusal of all that comes from now on."""
+        refusal: Refused
         if isinstance(error, PolicyFailed):
-            refusal: Refused = _policy_failed(error, where)
+            refusal = _policy_failed(error, where)
+        elif isinstance(error, BadSnapshot | BadTable):
+            refusal = DataLoss("STATE_DAMAGED", f"what was stored of the session cannot be used: {error}")
         else:
             why = str(error) if isinstance(error, EngineError) else "its log says more"
             refusal = OurFault("ENGINE_FAILED", f"the engine failed {where}: {why}")
+        self.fail(refusal)
+        return refusal
+
+    def fail(self, refusal: Refused) -> None:
+        """End the session with the refusal of all that comes from now on."""
         self._failure = partial(type(refusal), refusal.reason, refusal.message, field=refusal.field)
         self._note = f"{refusal.reason}: {refusal.message}"
-        self._engine, self.state = None, FAILED
-        return refusal
+        self.state = FAILED
+        self._let_go()
+
+    def _confirm(self, received_events: int) -> None:
+        self.confirmed_events = max(self.confirmed_events, received_events)
+        self._kept.forget(received_events)
 
     def _check_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -278,10 +403,19 @@ class Session:
         if first_event < self.applied_events:
             message = f"starts at event {first_event}, but all below {self.applied_events} are applied"
             raise AlreadyExists("ALREADY_APPLIED", message, field=path, **place)
-        if event_count > self._max_block_events:
-            message = f"{event_count} events, but a block has at most {self._max_block_events}"
+        if event_count > self._limits.max_block_events:
+            message = f"{event_count} events, but a block has at most {self._limits.max_block_events}"
             path = "events.events" if block.is_plain else "block.event_count"
             raise InvalidRequest("BLOCK_TOO_LARGE", message, field=path, **place)
+
+    def _check_size(self) -> None:
+        """Refuse to grow past the limit; outcomes that the guest confirms make room."""
+        kept = self._kept.size_bytes
+        size = kept + self._running_engine.size_bytes()
+        if size > self._limits.max_state_bytes:
+            message = f"the session's state has {size:,} bytes, {kept:,} of them outcomes not confirmed"
+            most = self._limits.max_state_bytes
+            raise LimitReached("STATE_TOO_LARGE", message, state_bytes=size, max_state_bytes=most)
 
     def _advanced_crcs(self, block: DecodedBlock) -> ColumnCrcs:
         """Return the running digests after ``block``, or refuse a block that states others."""
@@ -301,6 +435,18 @@ class Session:
             names = ", ".join(column.name.lower() for column in self.columns)
             message = f"the digests of {names} are not those of the {self.applied_events} events applied"
             raise WrongState("DIGEST_MISMATCH", message, field="column_crcs")
+
+
+def _outcomes(part: outcome_pb2.OutcomePart) -> bytes:
+    """Return the response that carries a part; to put so much into a message would copy it once more."""
+    return delimited(_OUTCOMES, part.SerializeToString())
+
+
+def _told_again(data: bytes, engine: EngineLike) -> bytes:
+    """Return a response that carries outcomes, for a stream that was not told of any decision."""
+    part = hypervisor_pb2.StreamEventsResponse.FromString(data).outcomes
+    engine.tell_again(part)
+    return _outcomes(part)
 
 
 def _policy_failed(failed: PolicyFailed, where: str) -> WrongState:

@@ -13,7 +13,7 @@ from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.registry import Ending, Held
+from hypervisor_svc.registry import Ending, Held, Wanted
 from hypervisor_svc.server import HypervisorServicer
 from hypervisor_svc.session import Session
 from hypervisor_svc.stream import EventStream
@@ -108,9 +108,10 @@ class Place:
     async def start(self) -> Held:
         """Create the session."""
 
-        async def make(session_id: str, _config: object) -> Session:
+        async def make(wanted: Wanted) -> Session:
             config = some_config(outcome_level=FULL)
-            return Session(session_id, config, lambda _config: self.engine, max_block_events=64)
+            limits = ServerLimits(max_block_events=64)
+            return Session(wanted.session_id, config, lambda: self.engine, limits)
 
         return await self.servicer.registry.create(create_request("r"), make)
 
@@ -173,7 +174,7 @@ def test_a_fenced_stream_lets_go_of_what_nobody_reads() -> None:
         older.reads.set()
         with pytest.raises(ConnectionAbortedError, match="newer stream"):
             await carried
-        assert older.got == ["opened", "outcomes"]
+        assert older.got == ["opened", "outcomes", "refused"]
         assert (await place.status(held)).applied_events == 4
 
     run(scenario)
@@ -196,7 +197,7 @@ def test_answers_that_come_after_the_fence_are_let_go() -> None:
         GatedEngine.go_on.set()
         with pytest.raises(ConnectionAbortedError):
             await carried
-        assert older.got == ["opened"]
+        assert older.got == ["opened", "refused"]
         place.stream(newer)
         newer.open(held, received_events=2)
         await until(lambda: newer.got == ["opened"])

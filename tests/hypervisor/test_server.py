@@ -28,7 +28,7 @@ from hypervisor_svc.engine import PolicyFailed
 from hypervisor_svc.errors import CannotServe, NotFound, WrongState
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.parts import Parts
-from hypervisor_svc.registry import Registry
+from hypervisor_svc.registry import Registry, Wanted
 from hypervisor_svc.session import Session
 from hypervisor_svc.stream import EventStream
 from tests.hypervisor.test_session import (
@@ -160,6 +160,7 @@ class Stream:
         """Start it, and open a session if one is named."""
         self.crcs = ColumnCrcs(COLUMNS)
         self.next_event = 0
+        self.refused: hypervisor_pb2.Refused | None = None
         self._requests: SimpleQueue[bytes | None] = SimpleQueue()
         raw: Any = client.channel.stream_stream(
             f"/{SERVICE_NAME}/StreamEvents",
@@ -187,8 +188,11 @@ class Stream:
         self._requests.put(None)
 
     def get(self) -> hypervisor_pb2.StreamEventsResponse:
-        """Return the next answer."""
+        """Return the next answer; a refusal in band is followed by the status that says it again."""
         response: hypervisor_pb2.StreamEventsResponse = next(self.call)
+        if response.WhichOneof("message") == "refused":
+            self.refused = response.refused
+            response = next(self.call)
         return response
 
     def opened(self) -> hypervisor_pb2.Opened:
@@ -548,6 +552,10 @@ def test_a_message_that_is_refused(
         stream.get()
     assert details_of(refused.value) == expected
     assert said in (refused.value.details() or "")
+    in_band = stream.refused
+    assert in_band is not None
+    assert (in_band.reason, in_band.field, in_band.next_event) == (*expected[1:], 2)
+    assert in_band.message in (refused.value.details() or "")
     before.state = hypervisor_pb2.SESSION_STATE_SUSPENDED
     assert client.status(session_id) == before
 
@@ -904,11 +912,11 @@ def test_ended_sessions_are_kept_up_to_a_number(fails: bool) -> None:
     """The newest finished or failed sessions stay; a server that runs for ever does not grow."""
 
     async def scenario() -> list[str]:
-        registry = Registry(ServerLimits(max_sessions=3))
+        registry = Registry(ServerLimits(max_reports=3))
         for number in range(10):
             held = await registry.create(create_request(str(number)), make_session)
             if fails:
-                engine = held.session._engine
+                engine = held.session._running_engine
                 assert isinstance(engine, FakeEngine)
                 engine.report_failure = PolicyFailed("mine: live-lock", lane=0)
             with pytest.raises(WrongState) if fails else nullcontext():
@@ -924,9 +932,10 @@ def create_request(request_id: str) -> hypervisor_pb2.CreateSessionRequest:
     return hypervisor_pb2.CreateSessionRequest(request_id=request_id, config=some_config())
 
 
-async def make_session(session_id: str, config: hypervisor_pb2.SessionConfig) -> Session:
+async def make_session(wanted: Wanted) -> Session:
     """Make a session with a fake engine."""
-    return Session(session_id, config, lambda _config: FakeEngine(), max_block_events=8)
+    config = wanted.request.config
+    return Session(wanted.session_id, config, FakeEngine, ServerLimits(max_block_events=8))
 
 
 def test_a_message_over_the_limit(tmp_path: Path) -> None:

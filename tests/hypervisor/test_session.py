@@ -11,7 +11,7 @@ from exitlab.blocks import ColumnCrcs, DecodedBlock
 from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc.config import check_config
-from hypervisor_svc.engine import BadEvents, EngineError, PolicyFailed
+from hypervisor_svc.engine import BadEvents, BadSnapshot, EngineError, PolicyFailed
 from hypervisor_svc.errors import (
     Aborted,
     AlreadyExists,
@@ -67,6 +67,24 @@ class FakeEngine:
             raise self.report_failure
         return report_pb2.Report(schema=1, events=self.applied_events)
 
+    def tell_again(self, part: outcome_pb2.OutcomePart) -> None:
+        """Say that it was told again."""
+        part.lane += 100
+
+    def size_bytes(self) -> int:
+        """Return 100 bytes for each event."""
+        return 100 * self.applied_events
+
+    def snapshot(self) -> bytes:
+        """Return the number of events."""
+        return str(self.applied_events).encode()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a number of events."""
+        if not snapshot.isdigit():
+            raise BadSnapshot("no number")
+        self.applied_events = int(snapshot)
+
     def lane_runs(self) -> list[hypervisor_pb2.LaneRun]:
         """Return one lane, by the loop."""
         return [hypervisor_pb2.LaneRun(machine_events=0)]
@@ -114,12 +132,12 @@ def some_events(*args: int) -> EventColumns:
 
 def new_session(**changes: Any) -> Session:
     """Return a session with a fake engine."""
-    return Session("id", some_config(**changes), lambda _config: FakeEngine(), max_block_events=8)
+    return Session("id", some_config(**changes), FakeEngine, ServerLimits(max_block_events=8))
 
 
 def opened(session: Session, **fields: int) -> int:
     """Open the session and return the epoch."""
-    return session.open(hypervisor_pb2.Open(session_id="id", **fields)).epoch
+    return session.open(hypervisor_pb2.Open(session_id="id", **fields))[0].epoch
 
 
 def state_of(session: Session) -> bytes:
@@ -373,7 +391,7 @@ def test_a_report_so_far_that_fails_changes_nothing() -> None:
 def test_the_engine_learns_of_each_stream() -> None:
     """A new stream is told decisions anew, so the engine hears of every one that opens."""
     session = new_session()
-    engine = session._engine
+    engine = session._running_engine
     assert isinstance(engine, FakeEngine)
     opened(session)
     with pytest.raises(Aborted):
@@ -407,7 +425,7 @@ def test_open_says_where_to_go_on() -> None:
     epoch = opened(session)
     session.apply(epoch, sender.block(1, 2))
     session.cut(epoch)
-    answer = session.open(hypervisor_pb2.Open(expected_epoch=epoch, received_events=2))
+    answer, _ = session.open(hypervisor_pb2.Open(expected_epoch=epoch, received_events=2))
     assert answer == hypervisor_pb2.Opened(
         next_event=2, committed_events=2, epoch=epoch + 1, column_crcs=sender.crcs.values
     )
@@ -428,6 +446,7 @@ def test_a_refused_open_leaves_the_older_stream(
     session, sender = new_session(outcome_level=level), Sender()
     epoch = opened(session)
     session.apply(epoch, sender.block(1, 2))
+    session.confirm(epoch, level)
     with pytest.raises(error) as refused:
         opened(session, **opening)
     assert (refused.value.reason, refused.value.field) == (reason, field)
@@ -438,14 +457,15 @@ def test_outcomes_of_the_asked_level_are_returned() -> None:
     """The engine is fed at the config's level, and what it answers is handed on; 0 means SUMMARY."""
     engines: list[FakeEngine] = []
 
-    def make(_config: hypervisor_pb2.SessionConfig) -> FakeEngine:
+    def make() -> FakeEngine:
         engines.append(FakeEngine())
         return engines[-1]
 
     for level, expected in ((0, 1), (1, 1), (4, 4)):
-        session = Session("id", some_config(outcome_level=level), make, max_block_events=8)
-        parts = session.apply(opened(session), Sender().block(1, 2))
+        session = Session("id", some_config(outcome_level=level), make, ServerLimits(max_block_events=8))
+        responses = session.apply(opened(session), Sender().block(1, 2))
         assert engines[-1].levels == [expected]
+        parts = [hypervisor_pb2.StreamEventsResponse.FromString(data).outcomes for data in responses]
         assert [part.event_count for part in parts] == ([2] if level > 1 else [])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from exitlab.v1 import hypervisor_pb2
+from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.registry import Held
 from hypervisor_svc.session import Session
 from tests.hypervisor.test_session import FakeEngine, some_config
@@ -46,7 +47,7 @@ class Asked:
 
     def __init__(self) -> None:
         """Ask nothing yet."""
-        session = Session("id", some_config(), lambda _config: FakeEngine(), max_block_events=8)
+        session = Session("id", some_config(), FakeEngine, ServerLimits(max_block_events=8))
         self.held = Held(session, 1, hypervisor_pb2.CreateSessionRequest(), 0.0)
         self.threads = Threads()
         self.calls: dict[str, asyncio.Task[str]] = {}

@@ -226,6 +226,7 @@ class Limits(google.protobuf.message.Message):
     MAX_SESSION_SECONDS_FIELD_NUMBER: builtins.int
     MAX_STATE_BYTES_FIELD_NUMBER: builtins.int
     MAX_REPORTS_FIELD_NUMBER: builtins.int
+    MAX_ALL_SESSIONS_FIELD_NUMBER: builtins.int
     max_message_bytes: builtins.int
     """Largest message in bytes."""
     max_block_events: builtins.int
@@ -252,6 +253,8 @@ class Limits(google.protobuf.message.Message):
     """Largest state of a session in bytes; 0 where it is not limited."""
     max_reports: builtins.int
     """Largest number of stored reports; 0 where it is not limited."""
+    max_all_sessions: builtins.int
+    """Largest number of sessions of all owners; 0 where it is not limited."""
     def __init__(
         self,
         *,
@@ -268,8 +271,9 @@ class Limits(google.protobuf.message.Message):
         max_session_seconds: builtins.int = ...,
         max_state_bytes: builtins.int = ...,
         max_reports: builtins.int = ...,
+        max_all_sessions: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["idle_seconds", b"idle_seconds", "max_block_events", b"max_block_events", "max_lanes", b"max_lanes", "max_message_bytes", b"max_message_bytes", "max_physical_cpus", b"max_physical_cpus", "max_reports", b"max_reports", "max_session_seconds", b"max_session_seconds", "max_sessions", b"max_sessions", "max_state_bytes", b"max_state_bytes", "max_streams", b"max_streams", "max_uncommitted_events", b"max_uncommitted_events", "max_vcpus", b"max_vcpus", "max_window_events", b"max_window_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["idle_seconds", b"idle_seconds", "max_all_sessions", b"max_all_sessions", "max_block_events", b"max_block_events", "max_lanes", b"max_lanes", "max_message_bytes", b"max_message_bytes", "max_physical_cpus", b"max_physical_cpus", "max_reports", b"max_reports", "max_session_seconds", b"max_session_seconds", "max_sessions", b"max_sessions", "max_state_bytes", b"max_state_bytes", "max_streams", b"max_streams", "max_uncommitted_events", b"max_uncommitted_events", "max_vcpus", b"max_vcpus", "max_window_events", b"max_window_events"]) -> None: ...
 
 global___Limits = Limits
 
@@ -299,8 +303,8 @@ class SessionStatus(google.protobuf.message.Message):
     epoch: builtins.int
     """Epoch of the newest stream; each Open raises it and fences older streams."""
     state_digest: builtins.int
-    """Digest of the engine's state at applied_events; 0 once the session has failed. Dead values are part of
-    it, so that it may depend on how the stream was cut into blocks.
+    """Digest of the engine's state at applied_events; 0 once the session has failed, and in lists. Dead values
+    are part of it, so that it may depend on how the stream was cut into blocks.
     """
     label: builtins.str
     """The session's label."""
@@ -443,7 +447,9 @@ class Open(google.protobuf.message.Message):
     session_id: builtins.str
     """The session."""
     received_events: builtins.int
-    """Outcomes that the client has, as an event offset; later ones are sent again."""
+    """Outcomes that the client has, as an event offset; later ones are sent again. After a crash of the server
+    it may be above the Opened's next_event: what lies between comes again, and must be the same.
+    """
     expected_epoch: builtins.int
     """Fails unless the session's epoch is this; 0 for any."""
     def __init__(

@@ -1,0 +1,110 @@
+"""When sessions are committed: checkpoints, beside the engine's threads.
+
+A checkpoint is due when a second has passed since the last, or half of the events are in use that a
+session may have uncommitted. One is made at a time. It takes a copy of the state in an engine thread, in
+turn with the session's other work, and stores it in a thread of its own. So that checkpoints take no more
+than a twentieth of a processor, the next waits for nineteen times as long as the last has taken, unless
+a session's room is half used.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
+
+from hypervisor_svc.errors import Refused
+from hypervisor_svc.journal import Checkpoint
+from hypervisor_svc.limits import ServerLimits
+from hypervisor_svc.logs import bound, log
+from hypervisor_svc.registry import Ending, Held, InThread
+
+EVERY_SECONDS: Final = 1.0
+_PAUSE: Final = 19  # times as long as the last took
+
+
+class CheckpointStore(Protocol):
+    """What keeps checkpoints."""
+
+    def save_checkpoint(self, session_id: str, checkpoint: Checkpoint, age_seconds: float) -> None:
+        """Keep where a session stands; it is durable when this returns."""
+
+
+class Commits:
+    """Commits the sessions of one server; used from its event loop only."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        limits: ServerLimits,
+        in_thread: InThread,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Have committed nothing yet; ``now`` tells seconds."""
+        self._store = store
+        self._limits = limits
+        self._in_thread = in_thread
+        self._now = now
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._rests_until = now()
+
+    def look(self, held: Held) -> None:
+        """Begin to commit a session if it is due."""
+        if held.committing is None and self._is_due(held):
+            self._begin(held)
+
+    async def commit(self, held: Held) -> None:
+        """Commit all that is applied by now.
+
+        Raises: Unavailable if it cannot be stored.
+        """
+        target = held.session.applied_events
+        while held.session.committed_events < target and held.session.can_go_on:
+            await (held.committing or self._begin(held))
+
+    async def make_room(self, held: Held) -> None:
+        """Wait, if need be, until the session may have more events that are not committed.
+
+        Raises: Unavailable if it cannot be stored.
+        """
+        session = held.session
+        while session.applied_events - session.committed_events >= self._limits.max_uncommitted_events:
+            await (held.committing or self._begin(held))
+
+    def _is_due(self, held: Held) -> bool:
+        session, now = held.session, self._now()
+        uncommitted = session.applied_events - session.committed_events
+        if 2 * uncommitted >= self._limits.max_uncommitted_events:
+            return True
+        is_time = now >= held.committed_at + EVERY_SECONDS and now >= self._rests_until
+        return bool(uncommitted) and is_time
+
+    def _begin(self, held: Held) -> asyncio.Task[None]:
+        held.committing = asyncio.create_task(self._commit(held))
+        held.committing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return held.committing
+
+    async def _commit(self, held: Held) -> None:
+        """Store a checkpoint and tell the session's stream; end the stream if that fails."""
+        session = held.session
+        try:
+            checkpoint = await held.call(self._in_thread, session.checkpoint)
+            if checkpoint is None:
+                return
+            begun = self._now()
+            save, age_seconds = self._store.save_checkpoint, begun - held.began_at
+            await asyncio.get_running_loop().run_in_executor(
+                self._thread, save, session.session_id, checkpoint, age_seconds
+            )
+            self._rests_until = self._now() + _PAUSE * (self._now() - begun)
+        except Refused as refused:
+            with bound(session_id=session.session_id):
+                log.error("not committed", applied_events=session.applied_events, why=refused.message)
+            if held.stream is not None:
+                held.stream.end(Ending.NOT_STORED)
+            raise
+        finally:
+            held.committing, held.committed_at = None, self._now()
+        session.committed(checkpoint.applied_events)
+        if held.stream is not None:
+            held.stream.tell_committed()

@@ -1,0 +1,312 @@
+"""The sessions of a state directory, in SQLite: what survives the server's process, and the machine.
+
+One process has a directory at a time. Every change is one transaction, in the write-ahead log and synced
+to the disk before the call returns (``synchronous=FULL``). Rows carry a CRC-32 of what they hold, since
+SQLite does not notice a damaged byte. Nothing that is decided rests on the clock of the wall: a session's
+age is counted while a server runs, and times of day are for people.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from exitlab.v1 import hypervisor_pb2
+from hypervisor_svc.errors import CannotServe, Unavailable
+from hypervisor_svc.journal import Checkpoint, Ending, Start, Stored
+
+FILE_NAME: Final = "sessions.sqlite3"
+LOCK_NAME: Final = "lock"
+RETRY_AFTER_MS: Final = 1000
+_VERSION: Final = 1
+_SCHEMA: Final = f"""
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    engine_fingerprint TEXT NOT NULL,
+    request BLOB NOT NULL,
+    resolved BLOB NOT NULL,
+    crc INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    epoch INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE checkpoints (
+    id TEXT PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+    applied_events INTEGER NOT NULL,
+    confirmed_events INTEGER NOT NULL,
+    column_crcs BLOB NOT NULL,
+    engine BLOB NOT NULL,
+    kept BLOB NOT NULL,
+    crc INTEGER NOT NULL,
+    age_seconds REAL NOT NULL
+);
+CREATE TABLE endings (
+    id TEXT PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+    applied_events INTEGER NOT NULL,
+    column_crcs BLOB NOT NULL,
+    state_digest BLOB NOT NULL,
+    report BLOB NOT NULL,
+    lane_runs BLOB NOT NULL,
+    crc INTEGER NOT NULL,
+    ended_at REAL NOT NULL
+);
+PRAGMA user_version = {_VERSION};
+"""
+_CRCS: Final = struct.Struct("<I")
+_DIGEST: Final = struct.Struct("<Q")
+_KEPT: Final = struct.Struct("<QI")  # before a response: the event after its last, and its length
+# Columns in the order of what is written, the CRC of all these after them.
+_STARTS: Final = ("id", "owner", "engine_fingerprint", "request", "resolved")
+_CHECKPOINTS: Final = ("id", "applied_events", "confirmed_events", "column_crcs", "engine", "kept")
+_ENDINGS: Final = ("id", "applied_events", "column_crcs", "state_digest", "report", "lane_runs")
+
+
+class Listed(NamedTuple):
+    """A stored report, for people."""
+
+    number: int
+    session_id: str
+    label: str
+    events: int
+    lanes: int
+    ended_at: float
+
+
+class Store:
+    """Keeps sessions; may be used by several threads, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a state directory, which is made if there is none.
+
+        Raises:
+            CannotServe: it cannot be used, or another server uses it.
+
+        """
+        self._path = folder / FILE_NAME
+        self._turn = Lock()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Sessions' ids are in there, and an id gives access.
+            self._lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except BlockingIOError as error:
+            raise CannotServe(f"--state-dir {folder}: another server uses it") from error
+        except OSError as error:
+            raise CannotServe(f"--state-dir {folder}: {error.strerror or error}") from error
+        try:
+            self._database = self._opened()
+        except sqlite3.Error as error:
+            message = f"{self._path} cannot be used ({error}); move it away to start without its sessions"
+            raise CannotServe(f"--state-dir {folder}: {message}") from error
+
+    def _opened(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if not version:
+            database.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+        elif version != _VERSION:
+            raise sqlite3.DatabaseError(f"it is of version {version}, this is a server for {_VERSION}")
+        return database
+
+    def close(self) -> None:
+        """Give the directory back."""
+        with self._turn:
+            self._database.close()
+            os.close(self._lock)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Make changes that are durable once the block is left, or none of them."""
+        with self._turn:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException as error:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    message = f"the server's state directory takes nothing now: {error}"
+                    raise Unavailable("NOT_STORED", message, retry_after_ms=RETRY_AFTER_MS) from error
+                raise
+
+    def create(self, start: Start) -> None:
+        """Keep a new session."""
+        values = (
+            *(start.session_id, start.owner, start.engine_fingerprint),
+            *(start.request.SerializeToString(), start.resolved.SerializeToString()),
+        )
+        with self._transaction() as database:
+            _insert(database, "sessions", _STARTS, values, number=start.number, created_at=time.time())
+
+    def save_epoch(self, session_id: str, epoch: int) -> None:
+        """Keep the epoch of the stream that is about to have the session."""
+        with self._transaction() as database:
+            database.execute("UPDATE sessions SET epoch = ? WHERE id = ?", (epoch, session_id))
+
+    def save_checkpoint(self, session_id: str, checkpoint: Checkpoint, age_seconds: float) -> None:
+        """Keep where a session stands, in place of where it stood."""
+        values = (
+            *(session_id, checkpoint.applied_events, checkpoint.confirmed_events),
+            *(_crcs_bytes(checkpoint.column_crcs), checkpoint.engine),
+            b"".join(_KEPT.pack(end, len(data)) + data for end, data in checkpoint.kept),
+        )
+        with self._transaction() as database:
+            if _is_there(database, session_id):
+                _insert(database, "checkpoints", _CHECKPOINTS, values, age_seconds=age_seconds)
+
+    def save_ending(self, session_id: str, ending: Ending) -> None:
+        """Keep a report, and no longer what led to it."""
+        runs = hypervisor_pb2.GetReportResponse(lane_runs=ending.lane_runs).SerializeToString()
+        values = (
+            *(session_id, ending.applied_events, _crcs_bytes(ending.column_crcs)),
+            *(_DIGEST.pack(ending.state_digest), ending.report, runs),
+        )
+        with self._transaction() as database:
+            if _is_there(database, session_id):
+                _insert(database, "endings", _ENDINGS, values, ended_at=time.time())
+            database.execute("DELETE FROM checkpoints WHERE id = ?", (session_id,))
+
+    def delete(self, session_ids: Iterable[str]) -> None:
+        """Forget sessions."""
+        with self._transaction() as database:
+            database.executemany("DELETE FROM sessions WHERE id = ?", [(each,) for each in session_ids])
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest session that there ever was."""
+        with self._turn:
+            found = self._database.execute(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'sessions'"
+            ).fetchone()
+        return int(found[0]) if found else 0
+
+    def load(self, on_damage: Callable[[int], None]) -> list[Stored]:
+        """Return all sessions, oldest first; of one whose start is damaged, only the number is told.
+
+        Raises:
+            CannotServe: the file is damaged.
+
+        """
+        try:
+            return self._loaded(on_damage)
+        except sqlite3.Error as error:
+            raise CannotServe(f"{self._path} cannot be read ({error})") from error
+
+    def _loaded(self, on_damage: Callable[[int], None]) -> list[Stored]:
+        found = []
+        with self._turn:
+            rows = self._database.execute(
+                f"SELECT number, epoch, {', '.join(_STARTS)}, crc FROM sessions ORDER BY number"
+            ).fetchall()
+            for number, epoch, *values, crc in rows:
+                if _crc(values) != crc:
+                    on_damage(number)
+                    continue
+                session_id, owner, fingerprint, request, resolved = values
+                start = Start(
+                    *(session_id, number, owner),
+                    hypervisor_pb2.CreateSessionRequest.FromString(request),
+                    hypervisor_pb2.SessionConfig.FromString(resolved),
+                    fingerprint,
+                )
+                found.append(self._stored(start, epoch))
+        return found
+
+    def _stored(self, start: Start, epoch: int) -> Stored:
+        """Return a session with what was kept of it last."""
+        where = "WHERE id = ?", (start.session_id,)
+        select = f"SELECT {', '.join(_ENDINGS)}, crc, 0 FROM endings {where[0]}"
+        ending = self._database.execute(select, where[1]).fetchone()
+        select = f"SELECT {', '.join(_CHECKPOINTS)}, crc, age_seconds FROM checkpoints {where[0]}"
+        row = ending or self._database.execute(select, where[1]).fetchone()
+        if row is None:
+            crcs = (0,) * len(start.request.config.columns)
+            return Stored(start, epoch, 0.0, Checkpoint(0, 0, crcs, b"", ()))
+        *values, crc, age_seconds = row
+        if _crc(values) != crc:
+            return Stored(start, epoch, age_seconds, None)
+        return Stored(start, epoch, age_seconds, _ending(values) if ending else _checkpoint(values))
+
+
+def reports(folder: Path) -> list[Listed]:
+    """Return the reports of a state directory, oldest first; a server may be using it.
+
+    Raises:
+        CannotServe: it is no state directory, or cannot be read.
+
+    """
+    path = folder / FILE_NAME
+    select = "SELECT number, id, request, applied_events, ended_at"
+    select += " FROM endings JOIN sessions USING (id) ORDER BY number"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            rows = database.execute(select).fetchall()
+    except sqlite3.Error as error:
+        raise CannotServe(f"--state-dir {folder}: {path} cannot be read ({error})") from error
+    found = []
+    for number, session_id, data, events, ended_at in rows:
+        config = hypervisor_pb2.CreateSessionRequest.FromString(data).config
+        found.append(Listed(number, session_id, config.label, events, len(config.lanes), ended_at))
+    return found
+
+
+def _insert(
+    database: sqlite3.Connection, table: str, names: tuple[str, ...], values: tuple[Any, ...], **more: float
+) -> None:
+    """Write a row of ``values`` with their CRC, and of what has none, in place of an older one."""
+    row = {**dict(zip(names, values, strict=True)), "crc": _crc(values), **more}
+    places = ", ".join("?" * len(row))
+    database.execute(f"INSERT OR REPLACE INTO {table} ({', '.join(row)}) VALUES ({places})", [*row.values()])
+
+
+def _is_there(database: sqlite3.Connection, session_id: str) -> bool:
+    """Tell whether a session is there still: it may have been dropped meanwhile."""
+    return database.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone() is not None
+
+
+def _crc(values: Iterable[Any]) -> int:
+    crc = 0
+    for value in values:
+        data = value if isinstance(value, bytes) else str(value).encode()
+        crc = crc32(data, crc32(len(data).to_bytes(8, "little"), crc))
+    return crc
+
+
+def _crcs_bytes(crcs: Iterable[int]) -> bytes:
+    return b"".join(map(_CRCS.pack, crcs))
+
+
+def _crcs_of(data: bytes) -> tuple[int, ...]:
+    return tuple(crc for (crc,) in _CRCS.iter_unpack(data))
+
+
+def _checkpoint(values: list[Any]) -> Checkpoint:
+    _, applied, confirmed, crcs, engine, data = values
+    kept, at = [], 0
+    while at < len(data):
+        end, size = _KEPT.unpack_from(data, at)
+        at += _KEPT.size + size
+        kept.append((end, data[at - size : at]))
+    return Checkpoint(applied, confirmed, _crcs_of(crcs), engine, tuple(kept))
+
+
+def _ending(values: list[Any]) -> Ending:
+    _, applied, crcs, digest, report, runs = values
+    lane_runs = hypervisor_pb2.GetReportResponse.FromString(runs).lane_runs
+    return Ending(applied, _crcs_of(crcs), _DIGEST.unpack(digest)[0], report, tuple(lane_runs))
