@@ -8,12 +8,27 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected
+from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected, SessionIsBehind
 
 _NOT_THERE: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED}
 )
 _BUGS: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+# What another attempt may mend: said by the hypervisor, or by whatever lies between.
+_PASSING: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+)
+_PASSING_REASONS: Final = frozenset({"TOO_MANY_STREAMS"})  # one of them may be this guest's own, cut
+_CUT: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})  # if no hypervisor said it
+_OUR_DOMAIN: Final = "exitlab"
+_MEANINGS: Final = {
+    "FENCED": "another guest has taken the session over",
+    "SESSION_NOT_FOUND": (
+        "the hypervisor has the session no longer: it was restarted without --state-dir, or the session "
+        "was idle for too long; start the run again"
+    ),
+    "ENGINE_CHANGED": "the hypervisor has other rules than those that the session began under",
+}
 
 
 def first_error(error: grpc.RpcError, address: str, *, has_begun: bool = False) -> GuestError:
@@ -42,6 +57,35 @@ def guest_error(error: grpc.RpcError, doing: str) -> GuestError:
     return CouldNotFinish(f"{doing}: {text} ({status.name})")
 
 
+def session_error(error: grpc.RpcError, doing: str) -> GuestError:
+    """Return what it means that a call or a stream of a session failed."""
+    reason = _reason(error)
+    if reason == "EVENT_COUNT_MISMATCH":
+        return SessionIsBehind(f"{doing}: {_status(error)[1]}")
+    if reason in _MEANINGS:
+        return CouldNotFinish(f"{doing}: {_MEANINGS[reason]} [reason {reason}]")
+    return guest_error(error, doing)
+
+
+def may_pass(error: grpc.RpcError) -> bool:
+    """Tell whether another attempt makes sense: the other end was not there, or the way to it was cut."""
+    status, reason = _status(error)[0], _reason(error)
+    if reason:
+        return status in _PASSING or reason in _PASSING_REASONS
+    return status in _PASSING or status in _CUT
+
+
+def is_fenced(error: grpc.RpcError) -> bool:
+    """Tell whether a newer stream has the session."""
+    return _reason(error) == "FENCED"
+
+
+def _reason(error: grpc.RpcError) -> str:
+    """Return the reason that a hypervisor gave; empty if none did."""
+    infos = [told for told in _told(error) if isinstance(told, error_details_pb2.ErrorInfo)]
+    return "".join(str(info.reason) for info in infos[:1] if info.domain == _OUR_DOMAIN)
+
+
 def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
     """Return an error's code and its message on one line."""
     if not isinstance(error, grpc.Call):
@@ -52,15 +96,27 @@ def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
 def _details(error: grpc.RpcError) -> str:
     """Return the fields and reasons of an error's google.rpc details, in brackets."""
     parts: list[str] = []
+    for told in _told(error):
+        if isinstance(told, error_details_pb2.ErrorInfo):
+            parts.append(f"reason {told.reason}")
+        else:
+            parts += [f"field {violation.field}" for violation in told.field_violations]
+    return f" [{', '.join(parts)}]" if parts else ""
+
+
+def _told(error: grpc.RpcError) -> list[Any]:
+    """Return the BadRequests and ErrorInfos of an error's google.rpc details.
+
+    There are none if they are another error's, or cannot be read: the message says what there is.
+    """
+    found: list[Any] = []
     try:
         status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
         details: Iterable[Any] = status.details if status is not None else ()
         for detail in details:
-            bad_request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
-            if detail.Unpack(bad_request):
-                parts += [f"field {violation.field}" for violation in bad_request.field_violations]
-            elif detail.Unpack(info):
-                parts.append(f"reason {info.reason}")
-    except (ValueError, DecodeError):  # details of another error, or none: the message says what there is
-        return ""
-    return f" [{', '.join(parts)}]" if parts else ""
+            for told in (error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()):
+                if detail.Unpack(told):
+                    found.append(told)
+    except (ValueError, DecodeError):
+        return []
+    return found

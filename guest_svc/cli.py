@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from typing import NoReturn
 
-    from guest_svc.stream import Hypervisor
+    from guest_svc.hypervisor import Hypervisor
+    from guest_svc.sessions import Talk
 
 DEFAULT_POLICY = "kvm-6.14"
 COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
 DEFAULT_PRICES = "seed-2014"
 HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
+DEFAULT_RETRY_SECONDS = 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,6 +134,10 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
         "--ranges", action="store_true", help="also print losses over ranges of the prices of DR accesses"
     )
     parser.add_argument("--detail", action="store_true", help="also print exits and latency by reason")
+    help_text = "go on with a session of the same run, whose guest has ended early"
+    parser.add_argument("--resume", metavar="SESSION", default="", help=help_text)
+    help_text = "write a new session's id into this file, for --resume"
+    parser.add_argument("--session-file", metavar="FILE", help=help_text)
     parser.add_argument(
         "--fail-on-divergence", action="store_true", help="exit with 1 if a policy's story diverges"
     )
@@ -156,6 +162,20 @@ def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get(HYPERVISOR_VARIABLE),
         help=f"host:port or unix:PATH (default: ${HYPERVISOR_VARIABLE}, else a private one)",
     )
+    help_text = f"how long to look for a hypervisor that is gone (default {DEFAULT_RETRY_SECONDS:g})"
+    parser.add_argument(
+        "--retry-seconds", metavar="N", type=_seconds, default=DEFAULT_RETRY_SECONDS, help=help_text
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86,400")
+    return seconds
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +192,9 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     """Run a source under policies and print what came of it."""
     parameters = parse_assignments(options.parameter)
+    for flag, is_given in (("--resume", options.resume), ("--session-file", options.session_file)):
+        if is_given and not options.hypervisor:
+            raise BadInput(f"{flag}: say with --hypervisor where the session is")
     with _command() as stack:
         find_address = _start_hypervisor(options, stack)
         from guest_svc import render, results, run, sources  # noqa: PLC0415  (imports numpy and grpc)
@@ -192,8 +215,8 @@ def _compare(options: argparse.Namespace) -> int:
             price_names=list(dict.fromkeys(options.prices or (DEFAULT_PRICES,))),
             has_ranges=options.ranges,
         )
-        hypervisor = _connect(find_address, stack)
-        document = run.compare(hypervisor, workload, plan)
+        hypervisor = _connect(find_address, stack, options)
+        document = run.compare(hypervisor, workload, plan, _talk(options), options.resume)
         write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
     if options.fail_on_divergence and diverged:
@@ -202,13 +225,38 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _talk(options: argparse.Namespace) -> Talk:
+    """Return who is told what: people at a terminal how to resume, and the file that was asked for."""
+    import sys  # noqa: PLC0415  (with the rest of what is imported late)
+    from functools import partial  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from guest_svc.sessions import QUIET, Talk  # noqa: PLC0415  (imports grpc)
+
+    if not options.hypervisor:
+        return QUIET  # a private hypervisor ends with its guest
+
+    def on_session(session_id: str) -> None:
+        if options.session_file:
+            path = Path(options.session_file)
+            try:
+                path.touch(mode=0o600)  # an id gives access
+                path.write_text(f"{session_id}\n")
+            except OSError as error:
+                raise BadInput(f"--session-file {path}: {error.strerror}") from error
+        elif sys.stderr.isatty():
+            tell("guest-svc", f"should this guest end early, --resume {session_id} goes on")
+
+    return Talk(partial(tell, "guest-svc"), on_session)
+
+
 def _demo(options: argparse.Namespace) -> int:
     """Run the demonstration."""
     with _command() as stack:
         find_address = _start_hypervisor(options, stack)
         from guest_svc.demo import demonstrate  # noqa: PLC0415  (imports numpy and grpc)
 
-        demonstrate(_connect(find_address, stack), write_output)
+        demonstrate(_connect(find_address, stack, options), write_output)
     return 0
 
 
@@ -236,7 +284,7 @@ def _conform(options: argparse.Namespace) -> int:
 
         paths = [Path(path) for path in options.vectors] or vectors.SHIPPED
         chosen = [vector for path in paths for vector in vectors.read_vectors(path)]
-        hypervisor = _connect(find_address, stack)
+        hypervisor = _connect(find_address, stack, options)
         vendors = [
             results.vendor_number(name) for name in ([options.vendor] if options.vendor else ("vmx", "svm"))
         ]
@@ -291,10 +339,12 @@ def checked_address(text: str) -> str:
     return text
 
 
-def _connect(find_address: Callable[[], str], stack: ExitStack) -> Hypervisor:
+def _connect(find_address: Callable[[], str], stack: ExitStack, options: argparse.Namespace) -> Hypervisor:
+    """Connect to the hypervisor; a private one that ends is not looked for again."""
     import gc  # noqa: PLC0415
 
-    from guest_svc.stream import Hypervisor  # noqa: PLC0415  (imports grpc)
+    from guest_svc.hypervisor import Hypervisor  # noqa: PLC0415  (imports grpc)
 
     gc.enable()
-    return stack.enter_context(Hypervisor(find_address()))
+    retry_seconds = options.retry_seconds if options.hypervisor else 0.0
+    return stack.enter_context(Hypervisor(find_address(), retry_seconds))

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, check_report, vendor_name, vendor_number
-from guest_svc.run import session_label
-from guest_svc.stream import EventStream, Hypervisor
+from guest_svc.sessions import session_label
+from guest_svc.stream import EventStream
 from guest_svc.vectors import Registers, Vector
 from guest_svc.vectors.fields import Fields
 from guest_svc.vectors.judge import RESULTS, Case, judge, seen_by_guest, undefined_bits
@@ -175,8 +176,7 @@ def _run_vector(
                 batch = talk.send(answers.reference(len(rows) - len(batch)))
             except StopIteration:
                 batch = None
-        crcs = stream.crcs
-    report = hypervisor.finish_session(session.session_id, len(rows), crcs)
+        report = stream.finish()
     check_report(report, config.lanes, vcpus=config.vcpus)
     layout = Layout(vector)
     undefined = undefined_bits(rows, answers.reference(0))

@@ -5,8 +5,8 @@ from typing import Final
 
 from exitlab.v1 import policy_pb2
 from guest_svc import render, run, sources
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.results import Document
-from guest_svc.stream import Hypervisor
 
 RECORDED: Final = "capture:ctxsw-dr4"
 _PRICES: Final = ("seed-2014",)

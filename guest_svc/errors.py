@@ -6,6 +6,7 @@
     ├── BadInput         2   what was asked for cannot be run
     ├── NotConnected     2   there is no hypervisor to connect to
     └── CouldNotFinish   3   the run started and could not finish
+        └── SessionIsBehind  the hypervisor has fewer events than were applied; those kept are sent again
 """
 
 from __future__ import annotations
@@ -37,3 +38,7 @@ class CouldNotFinish(GuestError):
     """A run that had started was cut short."""
 
     exit_code = 3
+
+
+class SessionIsBehind(CouldNotFinish):
+    """A hypervisor that has crashed is back at its last checkpoint."""

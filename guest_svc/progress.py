@@ -21,6 +21,7 @@ class Progress:
         self._is_shown = sys.stderr.isatty()
         self._drawn_at = 0.0
         self._drawn_columns = 0
+        self._cuts = 0
 
     def __enter__(self) -> Self:
         """Return the bar."""
@@ -30,9 +31,18 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wipe the bar."""
+        self._wipe()
+
+    def _wipe(self) -> None:
         if self._drawn_columns:
             sys.stderr.write("\r" + " " * self._drawn_columns + "\r")
             sys.stderr.flush()
+            self._drawn_columns = 0
+
+    def cut(self) -> None:
+        """Count a cut of the stream, and make room for a line that tells of it."""
+        self._cuts += 1
+        self._wipe()
 
     def update(self, events: int) -> None:
         """Draw that ``events`` events are sent, at most ten times a second."""
@@ -43,6 +53,8 @@ class Progress:
             return
         self._drawn_at = now
         line = bar(self._label, events, self._total)
+        if self._cuts:
+            line += f", cut {self._cuts} times" if self._cuts > 1 else ", cut once"
         padding = " " * max(0, self._drawn_columns - len(line))
         self._drawn_columns = len(line)
         sys.stderr.write("\r" + line + padding)

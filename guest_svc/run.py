@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
+from exitlab.v1 import hypervisor_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
-from guest_svc.progress import Progress
+from guest_svc.hypervisor import Hypervisor, wire_text
 from guest_svc.results import (
     CORRECT_POLICIES,
     EVERY_POLICY,
@@ -20,7 +20,7 @@ from guest_svc.results import (
     throughput,
     vendor_name,
 )
-from guest_svc.stream import EventStream, Hypervisor, wire_text
+from guest_svc.sessions import QUIET, Talk, stream_workload
 from guest_svc.workloads import find_workload
 from guest_svc.workloads.base import Workload, near_matches
 
@@ -32,7 +32,6 @@ STATED_WRITE_CYCLES: Final = (60, 80)  # where the claims are to hold
 STATED_READ_CYCLES: Final = (40, 50)
 WRITE_CYCLES: Final = (50, 60, 80, 100, 150)
 READ_CYCLES: Final = (20, 40, 50, 90, 130)
-_LABEL_CHARACTERS: Final = 200  # a server refuses longer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,17 @@ class Plan:
     has_ranges: bool = False
 
 
-def compare(hypervisor: Hypervisor, workload: Workload, plan: Plan) -> Document:
-    """Stream a workload under several policies and return the JSON object of what came of it."""
+def compare(
+    hypervisor: Hypervisor,
+    workload: Workload,
+    plan: Plan,
+    talk: Talk = QUIET,
+    resume: str = "",
+) -> Document:
+    """Stream a workload under several policies and return the JSON object of what came of it.
+
+    ``talk`` and ``resume`` are those of ``sessions.stream_workload``.
+    """
     price_lists = hypervisor.price_lists()
     for name in plan.price_names:
         if name not in price_lists:
@@ -57,7 +65,8 @@ def compare(hypervisor: Hypervisor, workload: Workload, plan: Plan) -> Document:
     if plan.has_ranges and IGNORE_POLICY not in chosen:
         raise BadInput(f"--ranges states losses against {IGNORE_POLICY}: add --policy {IGNORE_POLICY}")
     lanes = [lane(policy, plan.vendor) for policy in chosen]
-    session_id, report = _stream(hypervisor, workload, lanes)
+    streamed = stream_workload(hypervisor, workload, lanes, talk, resume)
+    session_id, report = streamed.session_id, streamed.report
     check_report(report, lanes, workload.vcpus)
     choices = [hypervisor_pb2.PriceChoice(name=name) for name in plan.price_names]
     priced = hypervisor.priced(session_id, choices)
@@ -68,6 +77,7 @@ def compare(hypervisor: Hypervisor, workload: Workload, plan: Plan) -> Document:
         for name in plan.price_names
     }
     document = compare_document(_facts(workload), report, figures, clocks, priced.lane_runs)
+    document["reconnects"] = streamed.reconnects
     # Rows that only bring about the state which a trace found are no events of it.
     document["events"] -= workload.unrecorded_events
     if plan.has_ranges:
@@ -104,45 +114,6 @@ def lane(policy: str, vendor: policy_pb2.Vendor.ValueType, *, has_rtm: bool = Fa
     """Return a lane of a policy that the hypervisor has."""
     name = wire_text(policy)
     return policy_pb2.Lane(policy_name=name, vendor=vendor, features=policy_pb2.CpuFeatures(rtm=has_rtm))
-
-
-def session_label(name: str) -> str:
-    """Return what a session is labelled with: a source's name, as far as a label goes."""
-    return wire_text(name)[:_LABEL_CHARACTERS]
-
-
-def _stream(
-    hypervisor: Hypervisor, workload: Workload, lanes: Sequence[policy_pb2.Lane]
-) -> tuple[str, report_pb2.Report]:
-    """Stream all events in a session of their own and return its id and its report."""
-    is_computed = workload.computed_breakpoints
-    session = hypervisor.create_session(
-        hypervisor_pb2.SessionConfig(
-            lanes=lanes,
-            columns=[int(column) for column in workload.columns],  # type: ignore[misc]  # stubs want their own enum
-            vcpus=workload.vcpus,
-            physical_cpus=workload.physical_cpus,
-            initial_physical_cpus=workload.initial_physical_cpus,
-            breakpoints=hypervisor_pb2.BREAKPOINT_MODE_COMPUTED
-            if is_computed
-            else hypervisor_pb2.BREAKPOINT_MODE_RECORDED,
-            leading_vendor=lanes[0].vendor,
-            leading_features=lanes[0].features,
-            outcome_level=outcome_pb2.OUTCOME_LEVEL_SUMMARY,
-            label=session_label(workload.name),
-        )
-    )
-    with (
-        Progress(workload.name, workload.total_events) as progress,
-        EventStream(hypervisor, session, workload.columns) as stream,
-    ):
-        for block in workload.blocks():
-            stream.send(block)
-            progress.update(stream.applied_events)
-        stream.wait_until_applied()
-        event_count, crcs = stream.next_event, stream.crcs
-    report = hypervisor.finish_session(session.session_id, event_count, crcs)
-    return session.session_id, report
 
 
 def _facts(workload: Workload) -> SourceFacts:

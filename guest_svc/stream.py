@@ -1,122 +1,47 @@
-"""The guest's end of the wire: unary calls of a hypervisor, and one stream of events.
+"""One stream of events to a session, however often it is cut.
 
-A stream has three threads: the caller's, which makes and encodes blocks and takes in what came
-back; gRPC's, which sends them; and a reader, which only hands over what arrives. They meet at two
-queues, and all that is known of the stream is the caller's alone: a signal may interrupt it between
-any two instructions, and must not find it with a lock that the other threads wait for. Offsets are
-event indexes, never block numbers, and the stream keeps what a resume needs: the next event, what
-is applied and committed, which outcomes have arrived, and the epoch.
+All that is known of the stream is its caller's alone: a signal may interrupt it between any two
+instructions, and must not find it with a lock that other threads wait for. Offsets are event indexes,
+never block numbers. Blocks are kept until they are committed, so that a generator never goes back: after
+a cut the hypervisor says where it stands, and what it lacks is sent again. Outcomes reach the caller once
+each; those that come again have to be the same.
 """
 
-import threading
-import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
 from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import COLUMN_DTYPES, Column, EventColumns
-from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
-from guest_svc.call_errors import first_error, guest_error
-from guest_svc.errors import CouldNotFinish
+from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
+from guest_svc.attempt import Arrived, Attempt
+from guest_svc.call_errors import is_fenced, may_pass, session_error
+from guest_svc.errors import BadInput, CouldNotFinish, GuestError, SessionIsBehind
+from guest_svc.hypervisor import Hypervisor
+from guest_svc.kept import Block, KeptBlocks, ToldOutcomes
+from guest_svc.retry import Retry
 
 WINDOW_BLOCKS: Final = 4  # sent and not acknowledged; one would cost up to half of the rate
-_FIRST_CALL_SECONDS: Final = 10.0
-_CLOSING_SECONDS: Final = 2.0  # for a hypervisor's part in the end of a stream, then of a connection
 _FRAME_BYTES: Final = 512  # of a block beside its columns, at most
 _DEFAULT_BLOCK_EVENTS: Final = 65_536
-_STREAM_METHOD: Final = "/exitlab.v1.HypervisorService/StreamEvents"
-_CHANNEL_OPTIONS: Final = [
-    # What a message may weigh is for the server to say, in Limits.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-]
-_Answer = TypeVar("_Answer", bound=Message)
 
 
-class Hypervisor:
-    """A connection to a hypervisor. Its errors are GuestErrors of one line."""
+class _Cut(Exception):
+    """A stream has ended, and another may go on."""
 
-    def __init__(self, address: str) -> None:
-        """Name the hypervisor at ``address`` (``host:port`` or ``unix:PATH``); nothing is sent yet."""
-        self.address = address
-        self.channel = grpc.insecure_channel(wire_text(address), _CHANNEL_OPTIONS)
-        self._stub = hypervisor_pb2_grpc.HypervisorServiceStub(self.channel)
-        self._has_begun = False  # a session was created, so what fails from then on is cut short
-
-    def __enter__(self) -> Self:
-        """Return the connection."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection; a hypervisor that no longer runs is not waited for."""
-        closing = threading.Thread(target=self.channel.close, daemon=True)
-        closing.start()
-        closing.join(_CLOSING_SECONDS)
-
-    def price_lists(self) -> dict[str, report_pb2.PriceList]:
-        """Return the price lists that the hypervisor has, by name."""
-        request = hypervisor_pb2.ListPricesRequest()
-        answer = self._first_call(lambda: self._stub.ListPrices(request, timeout=_FIRST_CALL_SECONDS))
-        return {prices.name: prices for prices in answer.price_lists}
-
-    def policies(self) -> list[hypervisor_pb2.PolicySummary]:
-        """Return the policies that the hypervisor has."""
-        request = hypervisor_pb2.ListPoliciesRequest()
-        answer = self._first_call(lambda: self._stub.ListPolicies(request, timeout=_FIRST_CALL_SECONDS))
-        return list(answer.policies)
-
-    def policy_table(self, name: str, vendor: policy_pb2.Vendor.ValueType) -> policy_pb2.PolicyTable:
-        """Return a policy's table on a vendor."""
-        request = hypervisor_pb2.DescribePolicyRequest(name=name, vendor=vendor)
-        return self._first_call(lambda: self._stub.DescribePolicy(request)).table
-
-    def create_session(self, config: hypervisor_pb2.SessionConfig) -> hypervisor_pb2.CreateSessionResponse:
-        """Create a session."""
-        request = hypervisor_pb2.CreateSessionRequest(request_id=uuid.uuid4().hex, config=config)
-        created = self._first_call(lambda: self._stub.CreateSession(request))
-        self._has_begun = True
-        return created
-
-    def finish_session(self, session_id: str, event_count: int, crcs: tuple[int, ...]) -> report_pb2.Report:
-        """End a session of ``event_count`` events and return its report."""
-        request = hypervisor_pb2.FinishSessionRequest(
-            session_id=session_id, event_count=event_count, column_crcs=crcs
-        )
-        try:
-            return report_pb2.Report.FromString(self._stub.FinishSession(request).report)
-        except grpc.RpcError as error:
-            raise guest_error(error, "the session cannot be finished") from None
-        except DecodeError:
-            raise CouldNotFinish("the hypervisor's report cannot be read") from None
-
-    def priced(
-        self, session_id: str, choices: Iterable[hypervisor_pb2.PriceChoice]
-    ) -> hypervisor_pb2.GetReportResponse:
-        """Return every lane's figures at the first price list, then at the second, and how each was run."""
-        request = hypervisor_pb2.GetReportRequest(session_id=session_id, prices=choices)
-        try:
-            return self._stub.GetReport(request)
-        except grpc.RpcError as error:
-            raise guest_error(error, "the report cannot be priced") from None
-
-    def _first_call(self, call: Callable[[], _Answer]) -> _Answer:
-        """Make a call that may come before any event: a hypervisor that is not there shows here."""
-        try:
-            return call()
-        except grpc.RpcError as error:
-            raise first_error(error, self.address, has_begun=self._has_begun) from None
+    def __init__(self, told: GuestError, wait_seconds: float = 0.0) -> None:
+        """Say what it is if none goes on, and how long the hypervisor asks to wait."""
+        super().__init__(str(told))
+        self.told = told
+        self.wait_seconds = wait_seconds
 
 
 class EventStream:
-    """One stream of a session: sends events, keeps the flow-control window, collects outcomes.
+    """The events of one session: sends them, keeps the flow-control window, collects outcomes.
 
     Use it in a ``with``: leaving it closes the stream, at once if by an error.
     """
@@ -127,32 +52,39 @@ class EventStream:
         session: hypervisor_pb2.CreateSessionResponse,
         columns: Iterable[Column],
         on_outcomes: Callable[[outcome_pb2.OutcomePart], None] | None = None,
+        on_cut: Callable[[str], None] | None = None,
+        *,
+        is_resumed: bool = False,
     ) -> None:
-        """Prepare a stream of ``columns``; ``on_outcomes`` is called with each part as it arrives."""
+        """Prepare a stream of ``columns``.
+
+        ``on_outcomes`` is called with each part as it arrives, ``on_cut`` with the reason of each cut. Of a
+        session that is resumed, the caller sends all events from the first; those that the hypervisor has
+        are compared with what it has.
+        """
+        self._hypervisor = hypervisor
         self._session_id = session.session_id
         self._limits = session.limits
         self._crcs = ColumnCrcs(columns)
         self._largest_block = _largest_block(session.limits, self._crcs.declared)
         self._on_outcomes = on_outcomes
-        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
-        # What the hypervisor sends; then what ended the stream, None if it was the hypervisor's wish.
-        self._arrived: SimpleQueue[hypervisor_pb2.StreamEventsResponse | BaseException | None] = SimpleQueue()
+        self._on_cut = on_cut
+        self._retry = Retry(hypervisor.retry_seconds)
+        self._attempt: Attempt | None = None
+        self._kept = KeptBlocks(0, self._crcs.values)
+        self._is_proven = not is_resumed  # what is made here is what the hypervisor has
+        self._there = hypervisor_pb2.Opened()  # where a resumed session stood
+        self._told = ToldOutcomes()
         self._in_flight: deque[int] = deque()  # the offset after each block that is not yet applied
         self._failure: BaseException | None = None
-        self._is_open = False
+        self._told_events = 0  # outcomes that have come on this stream, and did not have to
+        self._unanswered = 0  # times that a stream was given up before it was open
         self.next_event = 0
         self.applied_events = 0
         self.committed_events = 0
         self.received_events = 0
         self.epoch = 0
-        stream: grpc.StreamStreamMultiCallable[bytes, hypervisor_pb2.StreamEventsResponse]
-        stream = hypervisor.channel.stream_stream(
-            _STREAM_METHOD,
-            request_serializer=None,  # blocks come encoded; what is sent is bytes as they are
-            response_deserializer=hypervisor_pb2.StreamEventsResponse.FromString,
-        )
-        self._call = stream(iter(self._requests.get, None))
-        self._reader = threading.Thread(target=_hand_over, args=(self._call, self._arrived), daemon=True)
+        self.reconnects = 0
 
     @property
     def crcs(self) -> tuple[int, ...]:
@@ -161,14 +93,11 @@ class EventStream:
 
     def __enter__(self) -> Self:
         """Open the stream and wait until the hypervisor has."""
-        self._reader.start()
-        opening = hypervisor_pb2.Open(session_id=self._session_id, received_events=self.received_events)
-        self._requests.put(hypervisor_pb2.StreamEventsRequest(open=opening).SerializeToString())
         try:
-            self._take_until(lambda: self._is_open)
-        except BaseException:
-            self._call.cancel()
-            self._requests.put(None)
+            self._connect(None)
+        except BaseException as error:
+            self._leave(at_once=True)
+            self._failure = error
             raise
         return self
 
@@ -176,16 +105,15 @@ class EventStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the stream; a hypervisor that does not end it too is not waited for."""
-        if kind is not None:
-            self._call.cancel()
-        self._requests.put(None)
-        self._reader.join(_CLOSING_SECONDS)
-        if self._reader.is_alive():
-            self._call.cancel()
-            self._reader.join(_CLOSING_SECONDS)
+        self._leave(at_once=kind is not None)
+
+    def _leave(self, *, at_once: bool) -> None:
+        if self._attempt is not None:
+            self._attempt.end(at_once=at_once)
 
     def send(self, events: EventColumns) -> None:
         """Send the next events, in blocks that the hypervisor takes; waits while the window is full."""
+        events = self._not_there(events)
         for start in range(0, len(events), self._largest_block):
             self._send_block(events.rows(start, start + self._largest_block))
 
@@ -196,13 +124,55 @@ class EventStream:
         else:
             self._take_until(lambda: self.applied_events == self.received_events == self.next_event)
 
+    def _not_there(self, events: EventColumns) -> EventColumns:
+        """Return those of the next events that a resumed session does not have."""
+        if self._is_proven:
+            return events
+        count = min(len(events), self._there.next_event - self.next_event)
+        self._crcs.update(events.rows(0, count))
+        self.next_event += count
+        self._compare_if_there()
+        return events.rows(count, len(events))
+
+    def _compare_if_there(self) -> None:
+        """Compare all events below with the session's, once a source is where a resumed session stood."""
+        if not self._is_proven and self.next_event == self._there.next_event:
+            if self.crcs != tuple(self._there.column_crcs):
+                raise BadInput(
+                    f"--resume: this source is not the session's: its first {self.next_event:,} events differ"
+                )
+            self._is_proven = True
+
+    def finish(self) -> report_pb2.Report:
+        """End the session once all is applied, and return its report."""
+        self._compare_if_there()
+        if not self._is_proven:
+            raise BadInput(
+                f"--resume: this source is not the session's: it ends after {self.next_event:,} events, and "
+                f"the session has {self._there.next_event:,}"
+            )
+        while True:
+            self.wait_until_applied()
+            try:
+                return self._hypervisor.finish_session(self._session_id, self.next_event, self.crcs)
+            except SessionIsBehind as behind:
+                self._guarded(partial(self._connect, _Cut(behind)))
+
     def _send_block(self, events: EventColumns) -> None:
         data = encode_block(events, self.next_event, self._crcs)
         end = self.next_event + len(events)
-        self._take_until(lambda: self._has_room(end))
-        self._in_flight.append(end)
+        self._take_until(lambda: self._kept.unsent is None and self._has_room(end))
         self.next_event = end
-        self._requests.put(data)
+        self._kept.add(Block(end, self.crcs, data))
+        self._send_kept()
+
+    def _send_kept(self) -> None:
+        """Send as many of the blocks that are kept and not sent as there is room for."""
+        while (block := self._kept.unsent) is not None and self._has_room(block.end):
+            assert self._attempt is not None  # a stream is open
+            self._in_flight.append(block.end)
+            self._attempt.send(block.data)
+            self._kept.sent()
 
     def _has_room(self, end: int) -> bool:
         """Return whether a block up to event ``end`` may be sent now; an empty window takes any."""
@@ -218,39 +188,105 @@ class EventStream:
 
     def _take_until(self, is_true: Callable[[], bool]) -> None:
         """Take in what has arrived, and wait for more, until something is so; a stream fails once."""
+
+        def take() -> None:
+            while not is_true():
+                try:
+                    self._take(self._arrived())
+                except _Cut as cut:
+                    self._connect(cut)
+                self._send_kept()
+
+        self._guarded(take)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
         if self._failure is not None:
             raise self._failure
         try:
-            while not is_true():
-                self._take(self._arrived.get())
+            work()
         except BaseException as error:
             self._failure = error
             raise
 
-    def _take(self, arrived: hypervisor_pb2.StreamEventsResponse | BaseException | None) -> None:
+    def _arrived(self) -> Arrived:
+        assert self._attempt is not None  # a stream is open
+        return self._attempt.get()
+
+    def _connect(self, cut: _Cut | None) -> None:
+        """Open a stream: the first, or another in place of one that was cut."""
+        if cut is not None and self._on_cut is not None and self._retry.seconds:
+            self._on_cut(str(cut))
+        while True:
+            if cut is not None:
+                self._leave(at_once=True)
+                if not self._retry.may_wait(cut.wait_seconds):
+                    raise cut.told
+                self.reconnects += 1
+            self._attempt = Attempt(self._hypervisor.channel)
+            opening = hypervisor_pb2.Open(session_id=self._session_id, received_events=self.received_events)
+            self._attempt.send(hypervisor_pb2.StreamEventsRequest(open=opening).SerializeToString())
+            try:
+                arrived = self._arrived()
+                if isinstance(arrived, hypervisor_pb2.StreamEventsResponse) and arrived.HasField("opened"):
+                    self._go_on(arrived.opened)
+                    return
+                self._take(arrived)
+                raise CouldNotFinish("the hypervisor did not answer that the stream is open")
+            except _Cut as another:
+                self._unanswered += 1
+                cut = another
+
+    def _go_on(self, opened: hypervisor_pb2.Opened) -> None:
+        """Go on where the hypervisor stands, if that is in this stream."""
+        event = opened.next_event
+        if not self._is_proven and event >= self.next_event:
+            self._there, self._kept = opened, KeptBlocks(event, tuple(opened.column_crcs))
+            self.committed_events = min(self.committed_events, event)
+        crcs = self._kept.go_back(event)
+        if event < self.committed_events:
+            raise CouldNotFinish(
+                f"the hypervisor goes on at event {event:,}, but had committed {self.committed_events:,}"
+            )
+        if crcs is None:
+            raise CouldNotFinish(
+                f"the hypervisor goes on at event {event:,}, this stream at {self.next_event:,}"
+            )
+        if crcs != tuple(opened.column_crcs) and opened.column_crcs:
+            raise CouldNotFinish(f"the hypervisor has other events than this stream below event {event:,}")
+        self.epoch = opened.epoch
+        self.applied_events = event
+        self._told_events = min(event, self.received_events)
+        self._in_flight.clear()
+        self._commit(opened.committed_events)
+
+    def _commit(self, committed: int) -> None:
+        self.committed_events = committed
+        self._kept.forget(committed)
+        self._told.forget(min(committed, self.received_events))
+
+    def _take(self, arrived: Arrived) -> None:
+        where = f"at event {self.applied_events:,}"
         if arrived is None:
-            raise CouldNotFinish(f"the hypervisor ended the stream at event {self.applied_events:,}")
+            raise CouldNotFinish(f"the hypervisor ended the stream {where}")
         if isinstance(arrived, grpc.RpcError):
-            raise guest_error(arrived, f"the stream broke at event {self.applied_events:,}") from None
+            told = session_error(arrived, f"the stream broke {where}")
+            raise (_Cut(told) if may_pass(arrived) or self._fenced_itself(arrived) else told) from None
         if isinstance(arrived, BaseException):
             raise arrived
         which = arrived.WhichOneof("message")
         if which == "outcomes":
             self._take_outcomes(arrived.outcomes)
-        elif which == "opened":
-            self._take_opened(arrived.opened)
         elif which == "acknowledgement":
             self._take_acknowledgement(arrived.acknowledgement)
         elif which == "draining":
-            raise CouldNotFinish(f"the hypervisor is stopping at event {arrived.draining.applied_events:,}")
+            said = f"the hypervisor is stopping at event {arrived.draining.applied_events:,}"
+            raise _Cut(CouldNotFinish(said), arrived.draining.retry_after_ms / 1000)
 
-    def _take_opened(self, opened: hypervisor_pb2.Opened) -> None:
-        if opened.next_event != self.next_event:
-            raise CouldNotFinish(
-                f"the hypervisor goes on at event {opened.next_event:,}, this stream at {self.next_event:,}"
-            )
-        self.epoch = opened.epoch
-        self._is_open = True
+    def _fenced_itself(self, error: grpc.RpcError) -> bool:
+        """Tell whether a stream that was given up may have come late, and fenced the one after it."""
+        may_have = is_fenced(error) and self._unanswered > 0
+        self._unanswered -= may_have
+        return may_have
 
     def _take_acknowledgement(self, acknowledgement: hypervisor_pb2.Acknowledgement) -> None:
         applied = acknowledgement.applied_events
@@ -259,39 +295,29 @@ class EventStream:
                 f"the hypervisor acknowledged event {applied:,}: expected {self.applied_events:,}, which it "
                 f"had acknowledged, to {self.next_event:,}, which were sent"
             )
+        if applied > self.applied_events:
+            self._retry.progress()
         self.applied_events = applied
-        self.committed_events = acknowledgement.committed_events
+        self._commit(acknowledgement.committed_events)
         while self._in_flight and self._in_flight[0] <= applied:
             self._in_flight.popleft()
 
     def _take_outcomes(self, part: outcome_pb2.OutcomePart) -> None:
         end = part.first_event + part.event_count
-        if not self.received_events <= end <= self.next_event:
+        if not self._told_events <= end <= self.next_event:
             raise CouldNotFinish(
-                f"the hypervisor sent outcomes up to event {end:,}: expected {self.received_events:,}, "
+                f"the hypervisor sent outcomes up to event {end:,}: expected {self._told_events:,}, "
                 f"which had arrived, to {self.next_event:,}, which were sent"
             )
-        if self._on_outcomes is not None:
+        if self._told.is_new(part) and self._on_outcomes is not None:
             self._on_outcomes(part)
         if not part.is_last_part:
             return
-        self.received_events = end
-        confirm = hypervisor_pb2.ConfirmOutcomes(received_events=self.received_events)
-        self._requests.put(hypervisor_pb2.StreamEventsRequest(confirm=confirm).SerializeToString())
-
-
-def _hand_over(
-    responses: Iterator[hypervisor_pb2.StreamEventsResponse],
-    arrived: "SimpleQueue[hypervisor_pb2.StreamEventsResponse | BaseException | None]",
-) -> None:
-    """Pass on what the hypervisor sends, and how it ended: the reader thread."""
-    try:
-        for response in responses:
-            arrived.put(response)
-    except BaseException as error:  # handed to the caller's thread, which raises it
-        arrived.put(error)
-    else:
-        arrived.put(None)
+        self._told_events = end
+        self.received_events = max(self.received_events, end)
+        assert self._attempt is not None  # what arrived came by it
+        confirm = hypervisor_pb2.ConfirmOutcomes(received_events=end)
+        self._attempt.send(hypervisor_pb2.StreamEventsRequest(confirm=confirm).SerializeToString())
 
 
 def _largest_block(limits: hypervisor_pb2.Limits, columns: Iterable[Column]) -> int:
@@ -301,8 +327,3 @@ def _largest_block(limits: hypervisor_pb2.Limits, columns: Iterable[Column]) -> 
     if limits.max_message_bytes:
         allowed.append(max(1, (limits.max_message_bytes - _FRAME_BYTES) // row_bytes))
     return min((limit for limit in allowed if limit), default=_DEFAULT_BLOCK_EVENTS)
-
-
-def wire_text(text: str) -> str:
-    """Return a text as a message can carry it: what is not Unicode, as in a file's name, is escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -7,7 +7,7 @@ from typing import Final
 
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from hypervisor_svc.policies import policy_names, policy_table, policy_vendors
 from tests.bench.cases import SVM, SWITCHES, VMX, Case, case, lane
 from tests.bench.measure import Measure, Samples, alternate, check_same, say

@@ -14,7 +14,8 @@ from typing import Final, Self
 from exitlab.blocks import ColumnCrcs
 from exitlab.events import COLUMN_NAMES, EventColumns
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, report_pb2
-from guest_svc.stream import EventStream, Hypervisor
+from guest_svc.hypervisor import Hypervisor
+from guest_svc.stream import EventStream
 from tests.bench.cases import Case, loop_engine
 from tests.bench.measure import check_same
 

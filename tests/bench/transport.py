@@ -5,7 +5,7 @@ from typing import Final
 
 from exitlab.blocks import ColumnCrcs, DecodedBlock, decode_request, encode_block
 from exitlab.v1 import hypervisor_pb2
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.workloads import find_workload
 from tests.bench import bare_grpc, raw
 from tests.bench.cases import SWITCHES, Case, case, engine, lane

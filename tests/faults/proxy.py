@@ -15,7 +15,6 @@ connection can be cut.
 import asyncio
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable, Container, Coroutine
 from contextlib import suppress
@@ -23,13 +22,21 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from tests.faults.sockets import (
+    READ_BYTES,
+    UNIX,
+    bound,
+    end_data,
+    new_socket,
+    read_away,
+    reset_at_close,
+    send_at_once,
+    target_of,
+)
 from tests.faults.toxics import Chunk, Clock, Cut, Fault, Link, Send, Stream, Stub, Toxic
 
-UNIX: Final = "unix:"
 SECONDS: Final = 60.0  # nothing here takes this long unless it hangs
-READ_BYTES: Final = 1 << 16
 HELD_CHUNKS: Final = 16  # of a link; then its sender feels that nothing is taken
-_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _Result = TypeVar("_Result")
 
 
@@ -60,16 +67,16 @@ class FaultProxy:
         self._added = 0
         self._changed = threading.Condition()
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._carrying: set[asyncio.Task[None]] = set()
         self._errors: list[Exception] = []
         # Never listens: it keeps the port ours while the proxy is down.
         self._keeper: socket.socket | None = None
         self.address = listen
         if not listen.startswith(UNIX):
-            self._keeper = _bound(listen)
+            self._keeper = bound(listen)
             self.address = "{}:{}".format(*self._keeper.getsockname())
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._keep_error)
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
 
     def __enter__(self) -> Self:
@@ -150,6 +157,9 @@ class FaultProxy:
     def _in_loop(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(SECONDS)
 
+    def _keep_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._errors.append(context.get("exception") or RuntimeError(context["message"]))
+
     def _note(self) -> None:
         with self._changed:
             self._changed.notify_all()
@@ -159,51 +169,57 @@ class FaultProxy:
             if self.address.startswith(UNIX):
                 with suppress(FileNotFoundError):  # what the last listener left
                     os.unlink(self.address.removeprefix(UNIX))
-            self._listener = _bound(self.address)
+            self._listener = bound(self.address)
             self._listener.listen(128)
-            self._accepting = asyncio.create_task(self._accept(self._listener))
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _down(self) -> int:
-        cut = list(self._carrying)
-        tasks = [*cut] if self._accepting is None else [self._accepting, *cut]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
-            self._listener = self._accepting = None
+            self._listener = None
+        cut = list(self._carrying)
+        for task in cut:
+            task.cancel()
+        await asyncio.gather(*cut, return_exceptions=True)
         return len(cut)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listener)
-            connection = Connection(len(self.connections))
-            self.connections.append(connection)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it has gone again
+            return
+        client.setblocking(False)
+        connection = Connection(len(self.connections))
+        self.connections.append(connection)
+        task = self._loop.create_task(self._carry(connection, client))
+        self._carrying.add(task)
+
+        def ended(_: object) -> None:  # also of a task that was cancelled before it began
+            self._carrying.discard(task)
+            client.close()
+            connection.is_open = False
             self._note()
-            task = asyncio.create_task(self._carry(connection, client))
-            self._carrying.add(task)
-            task.add_done_callback(self._carrying.discard)
+
+        task.add_done_callback(ended)
+        self._note()
 
     async def _carry(self, connection: Connection, client: socket.socket) -> None:
         """Carry a connection until it ends."""
-        server = _socket(self.upstream)
+        server = new_socket(self.upstream)
         try:
             try:
-                await asyncio.get_running_loop().sock_connect(server, _target(self.upstream))
+                await asyncio.get_running_loop().sock_connect(server, target_of(self.upstream))
             except OSError:
                 self.unreached += 1
                 return
-            _send_at_once(client)
-            _send_at_once(server)
+            send_at_once(client)
+            send_at_once(server)
             await self._relay(connection, client, server)
         except Exception as error:
             self._errors.append(error)
         finally:
-            client.close()
             server.close()
-            connection.is_open = False
-            self._note()
 
     async def _relay(self, connection: Connection, client: socket.socket, server: socket.socket) -> None:
         ways = ((connection.upstream, client, server), (connection.downstream, server, client))
@@ -221,18 +237,19 @@ class FaultProxy:
             is_reset = True
         if is_reset:
             for end in (client, server):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                reset_at_close(end)
         elif is_cut:
             # A socket closed with unread data resets, and what was passed might be lost with it.
             for end in (client, server):
-                _end(end)
-            await asyncio.gather(_read_away(client), _read_away(server))
+                end_data(end)
+            await asyncio.gather(read_away(client), read_away(server))
 
     async def _read(self, link: Link, source: socket.socket, held: "asyncio.Queue[Chunk | None]") -> None:
         while data := await asyncio.get_running_loop().sock_recv(source, READ_BYTES):
+            chunk = Chunk(data, self._clock.now())
             link.received += len(data)
             self._note()
-            await held.put(Chunk(data, self._clock.now()))
+            await held.put(chunk)
         await held.put(None)
 
     async def _write(self, link: Link, held: "asyncio.Queue[Chunk | None]", target: socket.socket) -> None:
@@ -245,7 +262,10 @@ class FaultProxy:
 
         def current() -> list[Stub]:
             faults = [fault for fault in self._faults if fault.is_for(link)]
-            return [stubs.setdefault(fault, Stub(fault, link)) for fault in faults]
+            for fault in faults:
+                if fault not in stubs:
+                    stubs[fault] = Stub(fault, link)
+            return [stubs[fault] for fault in faults]
 
         while (chunk := await held.get()) is not None:
             send: Send = write
@@ -254,41 +274,4 @@ class FaultProxy:
             await send(chunk)
         for stub in current():
             await stub.fault.toxic.close(stub)
-        _end(target)
-
-
-def _socket(address: str) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX if address.startswith(UNIX) else socket.AF_INET)
-    made.setblocking(False)
-    return made
-
-
-def _target(address: str) -> Any:
-    """Return an address as sockets take it."""
-    if address.startswith(UNIX):
-        return address.removeprefix(UNIX)
-    host, _, port = address.rpartition(":")
-    return host, int(port)
-
-
-def _bound(address: str) -> socket.socket:
-    made = _socket(address)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(_target(address))
-    return made
-
-
-def _send_at_once(end: socket.socket) -> None:
-    if end.family == socket.AF_INET:
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _end(end: socket.socket) -> None:
-    with suppress(OSError):  # it is gone
-        end.shutdown(socket.SHUT_WR)
-
-
-async def _read_away(source: socket.socket) -> None:
-    with suppress(OSError):
-        while await asyncio.get_running_loop().sock_recv(source, READ_BYTES):
-            pass
+        end_data(target)

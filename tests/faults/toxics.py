@@ -12,6 +12,7 @@ from random import Random
 from typing import Final, Literal, NoReturn
 
 Stream = Literal["upstream", "downstream"]  # client to server, server to client
+STREAMS: Final[tuple[Stream, ...]] = ("upstream", "downstream")
 MS: Final = 1e-3
 US: Final = 1e-6
 

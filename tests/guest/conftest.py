@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.vectors import Vector
 from tests.guest.keeper import Keeper
 from tests.guest.vector_rows import read_back, vector_row

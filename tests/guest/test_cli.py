@@ -22,7 +22,7 @@ from guest_svc import cli, embedded
 from guest_svc.cli import main, parse_assignments
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import BadInput
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.vectors import SHIPPED
 
 SCHEMA = json.loads(Path(guest_svc.__file__).with_name("schema").joinpath("compare.json").read_text("utf-8"))

@@ -11,7 +11,7 @@ from exitlab.v1 import outcome_pb2, policy_pb2
 from guest_svc import conform
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import CouldNotFinish
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.vectors import SHIPPED, Vector, read_vectors
 from guest_svc.vectors.judge import Case
 from guest_svc.vectors.rows import Answer

@@ -14,7 +14,7 @@ from exitlab.v1 import policy_pb2
 from guest_svc import conform
 from guest_svc.cli import main
 from guest_svc.embedded import EmbeddedHypervisor
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.vectors import SHIPPED, read_vectors
 from guest_svc.vectors.reading import BILL_COUNTS
 from tests.guest.vector_rows import FRESH, NOP, read_dr, vector_row, write_dr

@@ -7,7 +7,7 @@ import pytest
 
 from guest_svc import conform
 from guest_svc.embedded import EmbeddedHypervisor
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.vectors import SHIPPED, read_vectors
 from guest_svc.vectors.judge import Case
 from tests.guest import vector_results

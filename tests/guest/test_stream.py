@@ -12,10 +12,11 @@ import pytest
 
 from exitlab.blocks import ColumnCrcs, DecodedBlock
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
-from guest_svc import embedded
-from guest_svc import stream as stream_module
+from guest_svc import attempt, embedded
+from guest_svc import hypervisor as hypervisor_module
 from guest_svc.errors import BadInput, CouldNotFinish, NotConnected
-from guest_svc.stream import WINDOW_BLOCKS, EventStream, Hypervisor
+from guest_svc.hypervisor import Hypervisor
+from guest_svc.stream import WINDOW_BLOCKS, EventStream
 from tests.guest.keeper import COLUMNS, Keeper, Limits, Response, Serve, applied, create, events, send_five
 
 
@@ -205,7 +206,8 @@ def test_the_first_reason_stands(serve: Serve) -> None:
     drained = Response(draining=hypervisor_pb2.Draining(applied_events=0))
 
     def look_late(stream: EventStream) -> None:
-        stream._reader.join()  # both have arrived
+        assert stream._attempt is not None
+        stream._attempt._reader.join()  # both have arrived
         stream.wait_until_applied()
 
     with pytest.raises(CouldNotFinish, match="the hypervisor is stopping at event 0"):
@@ -216,7 +218,7 @@ def test_a_stream_that_the_hypervisor_never_ends_is_left(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When all is applied, a hypervisor that stopped running does not keep the guest."""
-    monkeypatch.setattr(stream_module, "_CLOSING_SECONDS", 0)
+    monkeypatch.setattr(attempt, "_CLOSING_SECONDS", 0)
     keeper = Keeper()
     keeper.may_end.clear()
     send_five(serve(keeper))
@@ -226,7 +228,7 @@ def test_a_stream_that_the_hypervisor_never_ends_is_left(
 
 def test_closing_waits_for_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A channel that does not close, as one to a stopped process may not, does not keep the guest."""
-    monkeypatch.setattr(stream_module, "_CLOSING_SECONDS", 0)
+    monkeypatch.setattr(hypervisor_module, "_CLOSING_SECONDS", 0)
     has_left, was_left = threading.Event(), SimpleQueue[bool]()
     hypervisor = Hypervisor(f"unix:{tmp_path}/nobody")
     close = hypervisor.channel.close

@@ -13,7 +13,7 @@ from typing import Final
 from exitlab.v1 import policy_pb2
 from guest_svc import conform
 from guest_svc.embedded import EmbeddedHypervisor
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.vectors import SHIPPED, read_vectors
 from guest_svc.vectors.judge import Case
 

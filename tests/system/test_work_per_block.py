@@ -12,7 +12,7 @@ import pytest
 
 from exitlab.v1 import policy_pb2
 from guest_svc import run
-from guest_svc.stream import Hypervisor
+from guest_svc.hypervisor import Hypervisor
 from guest_svc.workloads import find_workload
 from guest_svc.workloads.base import Workload
 from hypervisor_svc.drain import HypervisorServer, ServeOptions
