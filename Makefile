@@ -39,7 +39,8 @@ test: .venv/made-test
 	touch $@
 
 test-floor: .venv-floor/made
-	.venv-floor/bin/pytest tests/contract tests/hypervisor tests/guest/test_stream.py tests/guest/test_cli.py
+	.venv-floor/bin/pytest tests/contract tests/hypervisor tests/guest/test_stream.py tests/guest/test_cli.py \
+		tests/guest/test_tls.py
 
 check: .venv/made-test
 	$(BIN)/ruff check

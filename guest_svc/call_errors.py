@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected, SessionIsBehind
+from guest_svc.tls import Tls, tls_trouble
 
 _NOT_THERE: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED}
@@ -31,7 +32,9 @@ _MEANINGS: Final = {
 }
 
 
-def first_error(error: grpc.RpcError, address: str, *, has_begun: bool = False) -> GuestError:
+def first_error(
+    error: grpc.RpcError, address: str, tls: Tls | None = None, *, has_begun: bool = False
+) -> GuestError:
     """Return what it means that a call before a session's events failed.
 
     A hypervisor that is not there shows here; if a session ``has_begun`` before, it was there and is gone.
@@ -40,7 +43,8 @@ def first_error(error: grpc.RpcError, address: str, *, has_begun: bool = False) 
         return guest_error(error, f"the hypervisor at {address} does not go on")
     status, message = _status(error)
     if status in _NOT_THERE:
-        return NotConnected(f"no hypervisor answers at {address}: {message}")
+        trouble = tls_trouble(message, address, tls)
+        return NotConnected(trouble or f"no hypervisor answers at {address}: {message}")
     if status is grpc.StatusCode.CANCELLED:  # this side cancels no such call
         return NotConnected(f"the hypervisor at {address} is stopping: it cancelled the call")
     if status in _BUGS:

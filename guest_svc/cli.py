@@ -10,6 +10,7 @@ import argparse
 import os
 
 from exitlab.command_line import CHECK_FAILED, Parser, ShowVersion, run_command, tell, write_output
+from guest_svc.connection import add_tls_options, checked_address, chosen_tls
 from guest_svc.errors import BadInput, GuestError
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from guest_svc.hypervisor import Hypervisor
     from guest_svc.sessions import Talk
+    from guest_svc.tls import Tls
 
 DEFAULT_POLICY = "kvm-6.14"
 COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
@@ -166,6 +168,7 @@ def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-seconds", metavar="N", type=_seconds, default=DEFAULT_RETRY_SECONDS, help=help_text
     )
+    add_tls_options(parser)
 
 
 def _seconds(text: str) -> float:
@@ -196,7 +199,7 @@ def _compare(options: argparse.Namespace) -> int:
         if is_given and not options.hypervisor:
             raise BadInput(f"{flag}: say with --hypervisor where the session is")
     with _command() as stack:
-        find_address = _start_hypervisor(options, stack)
+        find_hypervisor = _start_hypervisor(options, stack)
         from guest_svc import render, results, run, sources  # noqa: PLC0415  (imports numpy and grpc)
 
         workload = sources.open_source(
@@ -215,7 +218,7 @@ def _compare(options: argparse.Namespace) -> int:
             price_names=list(dict.fromkeys(options.prices or (DEFAULT_PRICES,))),
             has_ranges=options.ranges,
         )
-        hypervisor = _connect(find_address, stack, options)
+        hypervisor = _connect(find_hypervisor, stack, options)
         document = run.compare(hypervisor, workload, plan, _talk(options), options.resume)
         write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
@@ -253,10 +256,10 @@ def _talk(options: argparse.Namespace) -> Talk:
 def _demo(options: argparse.Namespace) -> int:
     """Run the demonstration."""
     with _command() as stack:
-        find_address = _start_hypervisor(options, stack)
+        find_hypervisor = _start_hypervisor(options, stack)
         from guest_svc.demo import demonstrate  # noqa: PLC0415  (imports numpy and grpc)
 
-        demonstrate(_connect(find_address, stack, options), write_output)
+        demonstrate(_connect(find_hypervisor, stack, options), write_output)
     return 0
 
 
@@ -277,14 +280,14 @@ def _workloads(options: argparse.Namespace) -> int:
 def _conform(options: argparse.Namespace) -> int:
     """Run vector files and print what came of them."""
     with _command() as stack:
-        find_address = _start_hypervisor(options, stack)
+        find_hypervisor = _start_hypervisor(options, stack)
         from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
 
         from guest_svc import conform, render_conform, results, vectors  # noqa: PLC0415  (imports numpy and grpc)
 
         paths = [Path(path) for path in options.vectors] or vectors.SHIPPED
         chosen = [vector for path in paths for vector in vectors.read_vectors(path)]
-        hypervisor = _connect(find_address, stack, options)
+        hypervisor = _connect(find_hypervisor, stack, options)
         vendors = [
             results.vendor_number(name) for name in ([options.vendor] if options.vendor else ("vmx", "svm"))
         ]
@@ -314,32 +317,21 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
     return parameters
 
 
-def _start_hypervisor(options: argparse.Namespace, stack: ExitStack) -> Callable[[], str]:
+def _start_hypervisor(options: argparse.Namespace, stack: ExitStack) -> Callable[[], tuple[str, Tls | None]]:
     """Start a private hypervisor unless an address is given; the result waits for its address."""
+    tls = chosen_tls(options)
     if options.hypervisor:
         address = checked_address(options.hypervisor)
-        return lambda: address
+        return lambda: (address, tls)
     from guest_svc.embedded import EmbeddedHypervisor  # noqa: PLC0415  (needed only without an address)
 
     embedded = stack.enter_context(EmbeddedHypervisor())
-    return lambda: embedded.address
+    return lambda: (embedded.address, None)
 
 
-def checked_address(text: str) -> str:
-    """Return an address that could be connected to.
-
-    Raises:
-        BadInput: It is neither host:port nor unix:PATH.
-
-    """
-    host, _, port = text.rpartition(":")
-    is_unix = text.startswith("unix:") and len(text) > len("unix:")
-    if not is_unix and not (host and host != "unix" and port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise BadInput(f"--hypervisor {text}: expected host:port or unix:PATH")
-    return text
-
-
-def _connect(find_address: Callable[[], str], stack: ExitStack, options: argparse.Namespace) -> Hypervisor:
+def _connect(
+    find_hypervisor: Callable[[], tuple[str, Tls | None]], stack: ExitStack, options: argparse.Namespace
+) -> Hypervisor:
     """Connect to the hypervisor; a private one that ends is not looked for again."""
     import gc  # noqa: PLC0415
 
@@ -347,4 +339,5 @@ def _connect(find_address: Callable[[], str], stack: ExitStack, options: argpars
 
     gc.enable()
     retry_seconds = options.retry_seconds if options.hypervisor else 0.0
-    return stack.enter_context(Hypervisor(find_address(), retry_seconds))
+    address, tls = find_hypervisor()
+    return stack.enter_context(Hypervisor(address, tls, retry_seconds=retry_seconds))

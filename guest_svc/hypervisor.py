@@ -17,6 +17,7 @@ from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, policy_pb2, report_p
 from guest_svc.call_errors import first_error, may_pass, session_error
 from guest_svc.errors import CouldNotFinish, GuestError
 from guest_svc.retry import Retry
+from guest_svc.tls import Tls
 
 _FIRST_CALL_SECONDS: Final = 10.0
 _CLOSING_SECONDS: Final = 2.0
@@ -30,6 +31,8 @@ _CHANNEL_OPTIONS: Final = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Channels to one address would share their backoff: one that failed would have others fail.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 _Answer = TypeVar("_Answer", bound=Message)
 
@@ -37,14 +40,17 @@ _Answer = TypeVar("_Answer", bound=Message)
 class Hypervisor:
     """A connection to a hypervisor. Its errors are GuestErrors of one line."""
 
-    def __init__(self, address: str, retry_seconds: float = 0.0) -> None:
+    def __init__(self, address: str, tls: Tls | None = None, *, retry_seconds: float = 0.0) -> None:
         """Name the hypervisor at ``address`` (``host:port`` or ``unix:PATH``); nothing is sent yet.
 
         Once it has answered, it is looked for again for so long if it is gone.
+
+        Raises: BadInput, if a file of ``tls`` cannot be used.
         """
-        self.address = address
+        self.address, self._tls = address, tls
         self.retry_seconds = retry_seconds
-        self.channel = grpc.insecure_channel(wire_text(address), _CHANNEL_OPTIONS)
+        make_channel = grpc.insecure_channel if tls is None else tls.channel
+        self.channel = make_channel(wire_text(address), _CHANNEL_OPTIONS)
         self._stub = hypervisor_pb2_grpc.HypervisorServiceStub(self.channel)
         self._has_answered = False
         self._has_begun = False  # a session was created, so what fails from then on is cut short
@@ -125,7 +131,9 @@ class Hypervisor:
 
     def _first_call(self, call: Callable[[], _Answer]) -> _Answer:
         """Make a call that may come before any event: a hypervisor that is not there shows here."""
-        return self._again(call, lambda error: first_error(error, self.address, has_begun=self._has_begun))
+        return self._again(
+            call, lambda error: first_error(error, self.address, self._tls, has_begun=self._has_begun)
+        )
 
     def _again(self, call: Callable[[], _Answer], told: Callable[[grpc.RpcError], GuestError]) -> _Answer:
         """Make a call, and make it again while that makes sense; ``told`` says what an error means."""

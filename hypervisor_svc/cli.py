@@ -54,6 +54,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve guests until a signal")
     serve.set_defaults(command=_serve)
     _add_serve_options(serve)
+    _add_who_may_in(serve)
     if given[:1] == ["serve"]:
         _add_limits(serve)
 
@@ -82,7 +83,6 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     add = serve.add_argument
     help_text = f"host:port, or unix:PATH; port 0 chooses one (default {DEFAULT_LISTEN})"
     add("--listen", metavar="ADDR", default=DEFAULT_LISTEN, help=help_text)
-    add("--insecure", action="store_true", help="allow other addresses than this machine's own")
     help_text = "keep sessions in this folder, so that they survive a crash of the server"
     add("--state-dir", metavar="DIR", help=help_text)
     help_text = f"how long a drain may take (default {DEFAULT_GRACE_SECONDS:g})"
@@ -92,6 +92,16 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     add("--log-level", choices=levels, default="info", help="default info")
     add("--parent-pipe", metavar="FD", type=int, help="exit at once when this inherited pipe ends")
     add("--own-folder", metavar="DIR", help="remove this folder with the socket, should the parent be gone")
+
+
+def _add_who_may_in(serve: argparse.ArgumentParser) -> None:
+    summary = "This machine's own addresses need none of these; any other needs TLS or --insecure."
+    add = serve.add_argument_group("who may in", summary).add_argument
+    add("--tls-cert", metavar="FILE", help="the server's certificate and its chain, in PEM")
+    add("--tls-key", metavar="FILE", help="its private key, in PEM: RSA, P-256 or P-384")
+    help_text = "let in only who has a certificate of these authorities; each sees only his own sessions"
+    add("--tls-client-ca", metavar="FILE", help=help_text)
+    add("--insecure", action="store_true", help="let in everybody who reaches the address")
 
 
 def _add_limits(serve: argparse.ArgumentParser) -> None:
@@ -147,6 +157,7 @@ def _serve(options: argparse.Namespace) -> int:
     from hypervisor_svc.errors import CannotServe
     from hypervisor_svc.limits import ServerLimits, limit_flags
     from hypervisor_svc.parts import Parts
+    from hypervisor_svc.tls import chosen_files
 
     logs.configure(options.log_format, options.log_level)
     parts = Parts.installed()
@@ -154,16 +165,18 @@ def _serve(options: argparse.Namespace) -> int:
     gc.enable()
     limits = ServerLimits(**{name: getattr(options, name) for name, *_ in limit_flags()})
     state_dir = None if options.state_dir is None else Path(options.state_dir)
-    asked = drain.ServeOptions(options.listen, limits, options.insecure, options.grace, state_dir)
 
     def say(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
-    async def serve_and_leave() -> None:
+    async def serve_and_leave(asked: drain.ServeOptions) -> None:
         _leave(await drain.serve(asked, parts, say))
 
     try:
-        asyncio.run(serve_and_leave())
+        files = (options.tls_cert, options.tls_key, options.tls_client_ca)
+        tls = chosen_files(*files, is_insecure=options.insecure)
+        asked = drain.ServeOptions(options.listen, limits, options.insecure, options.grace, state_dir, tls)
+        asyncio.run(serve_and_leave(asked))
     except CannotServe as error:
         return _bad_input(error)
     return 0

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from exitlab.pem import CERT_FLAG, KEY_FLAG
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc
 from hypervisor_svc.errors import CannotServe
 from hypervisor_svc.limits import ServerLimits
@@ -29,6 +30,7 @@ from hypervisor_svc.logs import log
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.server import HypervisorServicer
 from hypervisor_svc.store import Store
+from hypervisor_svc.tls import INSECURE_FLAG, TlsFiles, server_credentials
 
 SERVICE_NAME: Final = hypervisor_pb2.DESCRIPTOR.services_by_name["HypervisorService"].full_name
 UNIX: Final = "unix:"
@@ -48,6 +50,7 @@ class ServeOptions:
     is_insecure: bool = False
     grace_seconds: float = 10.0
     state_dir: Path | None = None
+    tls: TlsFiles | None = None
 
 
 class HypervisorServer:
@@ -85,7 +88,9 @@ class HypervisorServer:
 
         Raises: CannotServe.
         """
-        address = bind(self._server, self._options.listen, is_insecure=self._options.is_insecure)
+        tls, is_insecure = self._options.tls, self._options.is_insecure
+        credentials = None if tls is None else server_credentials(tls)
+        address = bind(self._server, self._options.listen, credentials, is_insecure=is_insecure)
         await self._server.start()
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         log.info("serving", address=address, incarnation=self._servicer.incarnation)
@@ -132,31 +137,44 @@ async def serve(options: ServeOptions, parts: Parts, on_listening: Callable[[str
     return 128 + second.result()
 
 
-def bind(server: grpc.aio.Server, listen: str, *, is_insecure: bool) -> str:
-    """Bind ``host:port`` or ``unix:path`` and return the address as bound.
+def bind(
+    server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None, *, is_insecure: bool
+) -> str:
+    """Bind ``host:port`` or ``unix:path``, with TLS if there are credentials; return the address as bound.
 
     Raises: CannotServe.
     """
     if listen.startswith(UNIX):
         path = listen.removeprefix(UNIX)
         _check_socket_path(path)
-        _added(server, listen, lambda: _socket_trouble(path))
+        _added(server, listen, credentials, lambda: _socket_trouble(path))
         return listen
-    host, port = _loopback(listen, is_insecure=is_insecure)
+    host, port = _numeric(listen)
+    # What is checked is what is bound: one numeric address, not a name that may have several.
+    if credentials is None and not is_insecure and not ipaddress.ip_address(host).is_loopback:
+        way_out = f"{CERT_FLAG} and {KEY_FLAG} serve it with TLS, {INSECURE_FLAG} allows it as it is"
+        raise CannotServe(f"will not listen on {listen}: anybody who reaches it could use it; {way_out}")
     shown = f"[{host}]" if ":" in host else host
-    chosen = _added(server, f"{shown}:{port}", lambda: _port_trouble(host, port))
+    chosen = _added(server, f"{shown}:{port}", credentials, lambda: _port_trouble(host, port))
     return f"{shown}:{chosen}"
 
 
-def _added(server: grpc.aio.Server, address: str, trouble: Callable[[], str]) -> int:
+def _added(
+    server: grpc.aio.Server,
+    address: str,
+    credentials: grpc.ServerCredentials | None,
+    trouble: Callable[[], str],
+) -> int:
     try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError as error:  # which does not say why
         raise CannotServe(f"cannot listen on {address}: {trouble()}") from error
 
 
-def _loopback(listen: str, *, is_insecure: bool) -> tuple[str, int]:
-    """Return the numeric host and the port of ``listen``; other hosts than this one need a word."""
+def _numeric(listen: str) -> tuple[str, int]:
+    """Return the numeric host and the port of ``listen``."""
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > LARGEST_PORT:
         raise CannotServe(f"cannot listen on {listen!r}: expected HOST:PORT or unix:PATH")
@@ -166,12 +184,7 @@ def _loopback(listen: str, *, is_insecure: bool) -> tuple[str, int]:
         raise CannotServe(f"cannot listen on {listen}: {error.strerror}") from error
     except UnicodeError as error:  # of what no host can be called
         raise CannotServe(f"cannot listen on {listen}: no such host") from error
-    # What is checked is what is bound: one numeric address, not a name that may have several.
-    number = str(found[0][4][0])
-    if not is_insecure and not ipaddress.ip_address(number).is_loopback:
-        message = "anybody who reaches it could use it, as TLS is not there yet; --insecure allows it"
-        raise CannotServe(f"will not listen on {listen}: {message}")
-    return number, int(port)
+    return str(found[0][4][0]), int(port)
 
 
 def _check_socket_path(path: str) -> None:

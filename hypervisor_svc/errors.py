@@ -11,6 +11,7 @@ The tree, with the gRPC status code that the service ends make of each leaf::
         ├── OutOfRange              OUT_OF_RANGE
         ├── WrongState              FAILED_PRECONDITION
         ├── Aborted                 ABORTED
+        ├── PermissionDenied        PERMISSION_DENIED
         ├── DataLoss                DATA_LOSS
         ├── LimitReached            RESOURCE_EXHAUSTED
         ├── Unavailable             UNAVAILABLE
@@ -82,6 +83,12 @@ class Aborted(Refused):
     """Another stream has the session."""
 
     code = "ABORTED"
+
+
+class PermissionDenied(Refused):
+    """The caller may not do this, whatever the request."""
+
+    code = "PERMISSION_DENIED"
 
 
 class DataLoss(Refused):

@@ -5,7 +5,7 @@ or failed) when there are too many. Where sessions are stored, those that have e
 no timer: the registry looks when a session is asked for or created.
 
 A session belongs to the identity that created it; to another one it does not exist. Where callers have no
-identity, the owner is "", and whoever knows the id may use the session.
+identity, the owner is NOBODY, and whoever knows the id may use the session.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from exitlab.v1 import hypervisor_pb2
 from hypervisor_svc.config import MAX_TEXT_CHARACTERS
 from hypervisor_svc.errors import AlreadyExists, InvalidRequest, LimitReached, NotFound
+from hypervisor_svc.identity import NOBODY
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
 from hypervisor_svc.session import ENDED, Session
@@ -69,7 +70,7 @@ class Held:
     number: int  # counts the server's sessions from 1, for lists
     request: hypervisor_pb2.CreateSessionRequest
     last_used: float
-    owner: str = ""
+    owner: str = NOBODY
     began_at: float = 0.0  # as if a server had run all the time
     committed_at: float = 0.0
     committing: asyncio.Task[None] | None = None
@@ -138,7 +139,7 @@ class Registry:
         return held
 
     async def create(
-        self, request: hypervisor_pb2.CreateSessionRequest, make: MakeSession, owner: str = ""
+        self, request: hypervisor_pb2.CreateSessionRequest, make: MakeSession, owner: str = NOBODY
     ) -> Held:
         """Return the owner's session of the request's id, made now if there is none.
 
@@ -160,7 +161,7 @@ class Registry:
             self._last_number = wanted.number
             return self.adopt(session, wanted.number, owner, request)
 
-    def find(self, session_id: str, field_path: str = "session_id", owner: str = "") -> Held:
+    def find(self, session_id: str, field_path: str = "session_id", owner: str = NOBODY) -> Held:
         """Return a session of the caller's and note that it is in use.
 
         Raises: NotFound.
@@ -179,7 +180,7 @@ class Registry:
         """Note that a session is in use, or was until now."""
         held.last_used = self._now()
 
-    def after(self, number: int, owner: str | None = "") -> list[Held]:
+    def after(self, number: int, owner: str | None = NOBODY) -> list[Held]:
         """Return an owner's sessions, or all if None, that came after the one of ``number``, oldest first."""
         self._drop_some()
         return [held for held in self._by_id.values() if held.number > number and owner in (None, held.owner)]

@@ -31,6 +31,7 @@ from hypervisor_svc.errors import (
     Unavailable,
     WrongState,
 )
+from hypervisor_svc.identity import NOBODY, owner_of
 from hypervisor_svc.journal import Start, Stored
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
@@ -197,11 +198,11 @@ class HypervisorServicer:
 
     @answers
     async def CreateSession(
-        self, request: hypervisor_pb2.CreateSessionRequest, _context: Context
+        self, request: hypervisor_pb2.CreateSessionRequest, context: Context
     ) -> hypervisor_pb2.CreateSessionResponse:
         """Create a session, or return the one that this request id created."""
         self.refuse_if_draining()
-        held = await self.registry.create(request, self._make_session)
+        held = await self.registry.create(request, self._make_session, owner_of(context))
         return hypervisor_pb2.CreateSessionResponse(
             session_id=held.session.session_id,
             limits=self.limits.to_proto(),
@@ -232,7 +233,7 @@ class HypervisorServicer:
         if len(self._streams) >= self.limits.max_streams:
             message = f"{len(self._streams)} streams are open, and no more are allowed"
             raise LimitReached("TOO_MANY_STREAMS", message, max_streams=self.limits.max_streams)
-        stream = EventStream(self, context)
+        stream = EventStream(self, context, owner_of(context))
         self._streams.add(stream)
         try:
             await stream.run()
@@ -241,10 +242,10 @@ class HypervisorServicer:
 
     @answers
     async def GetSession(
-        self, request: hypervisor_pb2.GetSessionRequest, _context: Context
+        self, request: hypervisor_pb2.GetSessionRequest, context: Context
     ) -> hypervisor_pb2.GetSessionResponse:
         """Return where a session stands."""
-        held = self.registry.find(request.session_id)
+        held = self.registry.find(request.session_id, owner=owner_of(context))
         status = await held.call(self.in_thread, held.session.status)
         limits = self.limits.to_proto()
         return hypervisor_pb2.GetSessionResponse(
@@ -256,10 +257,10 @@ class HypervisorServicer:
 
     @answers
     async def FinishSession(
-        self, request: hypervisor_pb2.FinishSessionRequest, _context: Context
+        self, request: hypervisor_pb2.FinishSessionRequest, context: Context
     ) -> hypervisor_pb2.FinishSessionResponse:
         """End a session and return its report; then the stored one."""
-        held = self.registry.find(request.session_id)
+        held = self.registry.find(request.session_id, owner=owner_of(context))
         finish = held.session.finish
         report = await held.call(self.in_thread, finish, request.event_count, tuple(request.column_crcs))
         if held.stream is not None:
@@ -269,10 +270,10 @@ class HypervisorServicer:
 
     @answers
     async def GetReport(
-        self, request: hypervisor_pb2.GetReportRequest, _context: Context
+        self, request: hypervisor_pb2.GetReportRequest, context: Context
     ) -> hypervisor_pb2.GetReportResponse:
         """Return a finished session's report, priced."""
-        held = self.registry.find(request.session_id)
+        held = self.registry.find(request.session_id, owner=owner_of(context))
         if len(request.prices) > MAX_PRICE_LISTS:
             message = f"{len(request.prices)} price lists, but at most {MAX_PRICE_LISTS} are priced at once"
             raise InvalidRequest("TOO_MANY_PRICES", message, field="prices")
@@ -312,7 +313,7 @@ class HypervisorServicer:
             message = f"{interval_ms} ms, but the shortest is {MIN_INTERVAL_MS} ms"
             raise InvalidRequest("INTERVAL_TOO_SHORT", message, field="interval_ms")
         while True:
-            held = self.registry.find(request.session_id)
+            held = self.registry.find(request.session_id, owner=owner_of(context))
             response = await held.call(self.in_thread, _watched, held.session)
             await context.write(response)
             if response.status.state == FINISHED:
@@ -323,17 +324,19 @@ class HypervisorServicer:
 
     @answers
     async def ListSessions(
-        self, request: hypervisor_pb2.ListSessionsRequest, _context: Context
+        self, request: hypervisor_pb2.ListSessionsRequest, context: Context
     ) -> hypervisor_pb2.ListSessionsResponse:
-        """List sessions without their ids: no caller has an identity here, and an id gives access."""
+        """List the caller's sessions; without their ids if he has no identity, as an id gives access."""
         if not PAGE_TOKEN.fullmatch(request.page_token):
             raise InvalidRequest("BAD_PAGE_TOKEN", "no page token of this server", field="page_token")
         page = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
-        found = self.registry.after(int(request.page_token or "0"))
+        owner = owner_of(context)
+        found = self.registry.after(int(request.page_token or "0"), owner)
         response = hypervisor_pb2.ListSessionsResponse()
         for held in found[:page]:
             status = await held.call(self.in_thread, partial(held.session.status, has_digest=False))
-            status.ClearField("session_id")
+            if owner == NOBODY:
+                status.ClearField("session_id")
             response.sessions.append(status)
         if len(found) > page:
             response.next_page_token = str(found[page - 1].number)

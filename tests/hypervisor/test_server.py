@@ -1045,7 +1045,7 @@ def test_a_port_in_use(shared: RunningServer, own: RunningServer, tmp_path: Path
         (".:0", "cannot listen on .:0: no such host"),
         ("0.0.0.0:0", "--insecure allows it"),
         ("[::]:0", "--insecure allows it"),
-        ("192.0.2.1:0", "TLS is not there yet"),
+        ("192.0.2.1:0", "--tls-cert and --tls-key serve it with TLS"),
         ("unix:", "the path has 0 bytes"),
         ("unix:/" + "x" * 120, "the path has 121 bytes"),
         ("unix:/no/such/folder/s", "the folder does not exist"),
