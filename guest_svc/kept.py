@@ -4,11 +4,13 @@ A hypervisor that has crashed goes on at its last checkpoint. It is sent the sam
 it answers has to be what it had answered.
 """
 
-from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from isal import isal_zlib
 
+from exitlab.blocks import ColumnCrcs, DecodedBlock, decode_request, encode_block
+from exitlab.events import Column
 from exitlab.v1 import outcome_pb2
 from guest_svc.errors import CouldNotFinish
 
@@ -24,10 +26,11 @@ class Block(NamedTuple):
 class KeptBlocks:
     """Blocks that are not committed, oldest first; some may not be sent yet on the stream there is."""
 
-    def __init__(self, start: int, crcs: tuple[int, ...]) -> None:
-        """Begin at an event, with the running digests there."""
-        self._start = Block(start, crcs, b"")
-        self._blocks: deque[Block] = deque()
+    def __init__(self, columns: Iterable[Column]) -> None:
+        """Begin at the first event."""
+        self._columns = ColumnCrcs(columns).declared
+        self._start = Block(0, ColumnCrcs(columns).values, b"")
+        self._blocks: list[Block] = []
         self._unsent = 0
 
     @property
@@ -41,20 +44,39 @@ class KeptBlocks:
         self._unsent += 1
 
     def sent(self) -> None:
-        """Take note that the next block is sent."""
+        """Take note that the next block is sent, or was by an earlier guest."""
         self._unsent -= 1
 
     def forget(self, committed: int) -> None:
         """Drop the blocks that are committed."""
         while self._blocks and self._blocks[0].end <= committed:
-            self._start = self._blocks.popleft()
+            self._start = self._blocks.pop(0)
         self._unsent = min(self._unsent, len(self._blocks))
 
     def go_back(self, event: int) -> tuple[int, ...] | None:
-        """Have all be unsent from an event on; return the digests there, or None if no block ends there."""
-        ends = {block.end: block.crcs for block in (self._start, *self._blocks)}
+        """Have all be unsent from an event on; return the digests there, or None if it is not kept."""
+        before = self._start
+        for place, block in enumerate(self._blocks):
+            if before.end < event < block.end:  # an earlier guest had cut elsewhere
+                self._blocks[place : place + 1] = self._split(before, block, event)
+                break
+            before = block
         self._unsent = sum(block.end > event for block in self._blocks)
-        return ends.get(event)
+        return {block.end: block.crcs for block in (self._start, *self._blocks)}.get(event)
+
+    def _split(self, before: Block, block: Block, event: int) -> list[Block]:
+        """Return a block in two parts, the second from an event on."""
+        decoded = decode_request(block.data, self._columns)
+        assert isinstance(decoded, DecodedBlock)  # as it was encoded
+        crcs, at = ColumnCrcs(self._columns, before.crcs), event - before.end
+        parts = []
+        for first, part in (
+            (before.end, decoded.events.rows(0, at)),
+            (event, decoded.events.rows(at, len(decoded.events))),
+        ):
+            data = encode_block(part, first, crcs)
+            parts.append(Block(first + len(part), crcs.values, data))
+        return parts
 
 
 class ToldOutcomes:
@@ -83,7 +105,7 @@ class ToldOutcomes:
         return False
 
     def forget(self, committed: int) -> None:
-        """Drop the digests of what is committed, and so does not come again as it is made anew."""
+        """Drop the digests of what has arrived whole and is committed, and so does not come again."""
         for key in [key for key, (end, _) in self._digests.items() if end <= committed]:
             del self._digests[key]
 

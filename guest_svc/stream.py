@@ -26,6 +26,7 @@ from guest_svc.kept import Block, KeptBlocks, ToldOutcomes
 from guest_svc.retry import Retry
 
 WINDOW_BLOCKS: Final = 4  # sent and not acknowledged; one would cost up to half of the rate
+_LEFT_UNANSWERED: Final = 3
 _FRAME_BYTES: Final = 512  # of a block beside its columns, at most
 _DEFAULT_BLOCK_EVENTS: Final = 65_536
 
@@ -71,14 +72,15 @@ class EventStream:
         self._on_cut = on_cut
         self._retry = Retry(hypervisor.retry_seconds)
         self._attempt: Attempt | None = None
-        self._kept = KeptBlocks(0, self._crcs.values)
+        self._kept = KeptBlocks(self._crcs.declared)
         self._is_proven = not is_resumed  # what is made here is what the hypervisor has
         self._there = hypervisor_pb2.Opened()  # where a resumed session stood
         self._told = ToldOutcomes()
         self._in_flight: deque[int] = deque()  # the offset after each block that is not yet applied
         self._failure: BaseException | None = None
         self._told_events = 0  # outcomes that have come on this stream, and did not have to
-        self._unanswered = 0  # times that a stream was given up before it was open
+        # Streams that were given up before they were open; an earlier guest may have left some.
+        self._unanswered = _LEFT_UNANSWERED if is_resumed else 0
         self.next_event = 0
         self.applied_events = 0
         self.committed_events = 0
@@ -125,14 +127,20 @@ class EventStream:
             self._take_until(lambda: self.applied_events == self.received_events == self.next_event)
 
     def _not_there(self, events: EventColumns) -> EventColumns:
-        """Return those of the next events that a resumed session does not have."""
-        if self._is_proven:
-            return events
-        count = min(len(events), self._there.next_event - self.next_event)
-        self._crcs.update(events.rows(0, count))
-        self.next_event += count
-        self._compare_if_there()
-        return events.rows(count, len(events))
+        """Return those of the next events that a resumed session does not have.
+
+        What it has is kept all the same, if it is not committed: the hypervisor may crash.
+        """
+        while not self._is_proven and len(events):
+            count = min(len(events), self._largest_block, self._there.next_event - self.next_event)
+            data = encode_block(events.rows(0, count), self.next_event, self._crcs)
+            self.next_event += count
+            self._kept.add(Block(self.next_event, self.crcs, data))
+            self._kept.sent()
+            self._kept.forget(self._there.committed_events)
+            self._compare_if_there()
+            events = events.rows(count, len(events))
+        return events
 
     def _compare_if_there(self) -> None:
         """Compare all events below with the session's, once a source is where a resumed session stood."""
@@ -240,8 +248,8 @@ class EventStream:
         """Go on where the hypervisor stands, if that is in this stream."""
         event = opened.next_event
         if not self._is_proven and event >= self.next_event:
-            self._there, self._kept = opened, KeptBlocks(event, tuple(opened.column_crcs))
-            self.committed_events = min(self.committed_events, event)
+            self._wait_there(opened)
+            return
         crcs = self._kept.go_back(event)
         if event < self.committed_events:
             raise CouldNotFinish(
@@ -253,11 +261,21 @@ class EventStream:
             )
         if crcs != tuple(opened.column_crcs) and opened.column_crcs:
             raise CouldNotFinish(f"the hypervisor has other events than this stream below event {event:,}")
+        self._is_proven = True
         self.epoch = opened.epoch
         self.applied_events = event
+        if self.received_events:
+            self._confirm(min(event, self.received_events))
         self._told_events = min(event, self.received_events)
         self._in_flight.clear()
         self._commit(opened.committed_events)
+
+    def _wait_there(self, opened: hypervisor_pb2.Opened) -> None:
+        """Take note of where a resumed session stands, which the source has not reached yet."""
+        self._there = opened
+        self.epoch = opened.epoch
+        self.applied_events, self.committed_events = opened.next_event, opened.committed_events
+        self._compare_if_there()
 
     def _commit(self, committed: int) -> None:
         self.committed_events = committed
@@ -295,6 +313,11 @@ class EventStream:
                 f"the hypervisor acknowledged event {applied:,}: expected {self.applied_events:,}, which it "
                 f"had acknowledged, to {self.next_event:,}, which were sent"
             )
+        if self._on_outcomes is not None and applied > max(self._told_events, self.received_events):
+            raise CouldNotFinish(
+                f"the hypervisor acknowledged event {applied:,}, but outcomes from event "
+                f"{self._told_events:,} on have not come"
+            )
         if applied > self.applied_events:
             self._retry.progress()
         self.applied_events = applied
@@ -315,8 +338,11 @@ class EventStream:
             return
         self._told_events = end
         self.received_events = max(self.received_events, end)
-        assert self._attempt is not None  # what arrived came by it
-        confirm = hypervisor_pb2.ConfirmOutcomes(received_events=end)
+        self._confirm(end)
+
+    def _confirm(self, received_events: int) -> None:
+        assert self._attempt is not None  # a stream is open
+        confirm = hypervisor_pb2.ConfirmOutcomes(received_events=received_events)
         self._attempt.send(hypervisor_pb2.StreamEventsRequest(confirm=confirm).SerializeToString())
 
 

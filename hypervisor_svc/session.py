@@ -196,7 +196,6 @@ class Session:
             self._journal.save_epoch(self.session_id, self.epoch + 1)
         self.state = state
         self.epoch += 1
-        self._confirm(min(opening.received_events, self.applied_events))
         engine.start_stream()
         opened = hypervisor_pb2.Opened(
             next_event=self.applied_events,
@@ -204,7 +203,9 @@ class Session:
             epoch=self.epoch,
             column_crcs=self._crcs.values,
         )
-        return opened, [_told_again(data, engine) for _, data in self._kept]
+        # Not even what has arrived is forgotten here: this Open may be an old one that has come late.
+        lacking = [data for end, data in self._kept if end > opening.received_events]
+        return opened, [_told_again(data, engine) for data in lacking]
 
     def apply(self, epoch: int, block: DecodedBlock) -> list[bytes]:
         """Apply a block that came on the stream of ``epoch``; refused whole, or applied whole.

@@ -185,7 +185,8 @@ class EventStream:
 
     async def _converse(self, held: Held, opened: hypervisor_pb2.Opened, again: list[bytes]) -> None:
         commits = self._home.commits
-        await self._write(deque([_response(opened=opened), *again]))
+        # Where what is sent again ends, an acknowledgement says so.
+        await self._write(deque([_response(opened=opened), *again, *([_done(held)] if again else [])]))
         try:
             while (message := await self._next(held)) is not None:
                 if message is _Wake.COMMITTED:

@@ -104,7 +104,6 @@ def test_outcomes_are_handed_over_and_confirmed(serve: Serve) -> None:
     """A block counts as answered when the last part of its outcomes is there; the hypervisor is told."""
 
     def in_parts(keeper: Keeper, block: DecodedBlock) -> Iterator[Response]:
-        yield from applied(keeper, block)
         for lane in (0, 1):
             yield Response(
                 outcomes=outcome_pb2.OutcomePart(
@@ -114,6 +113,7 @@ def test_outcomes_are_handed_over_and_confirmed(serve: Serve) -> None:
                     is_last_part=lane == 1,
                 )
             )
+        yield from applied(keeper, block)
 
     keeper = Keeper(answer=in_parts)
     hypervisor = serve(keeper)
@@ -178,6 +178,11 @@ def acknowledge(applied_events: int) -> Response:
     return Response(acknowledgement=hypervisor_pb2.Acknowledgement(applied_events=applied_events))
 
 
+def told(events: int) -> Response:
+    """Return the outcomes of a first block."""
+    return Response(outcomes=outcome_pb2.OutcomePart(event_count=events, is_last_part=True))
+
+
 @pytest.mark.parametrize(
     ("keeper", "said"),
     [
@@ -186,7 +191,8 @@ def acknowledge(applied_events: int) -> Response:
             "the hypervisor goes on at event 5, this stream at 0",
         ),
         (Keeper(answer=say(acknowledge(6))), "acknowledged event 6: expected 0, .* to 5, which were sent"),
-        (Keeper(answer=say(acknowledge(3), acknowledge(2))), "acknowledged event 2: expected 3, "),
+        (Keeper(answer=say(told(3), acknowledge(3), acknowledge(2))), "acknowledged event 2: expected 3, "),
+        (Keeper(answer=say(told(2), acknowledge(3))), "event 3, but outcomes from event 2 on have not come"),
         (
             Keeper(answer=say(Response(outcomes=outcome_pb2.OutcomePart(event_count=6)))),
             "outcomes up to event 6: expected 0, .* to 5, which were sent",

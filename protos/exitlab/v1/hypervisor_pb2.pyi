@@ -447,8 +447,9 @@ class Open(google.protobuf.message.Message):
     session_id: builtins.str
     """The session."""
     received_events: builtins.int
-    """Outcomes that the client has, as an event offset; later ones are sent again. After a crash of the server
-    it may be above the Opened's next_event: what lies between comes again, and must be the same.
+    """Outcomes that the client has, as an event offset; later ones are sent again, with an Acknowledgement after
+    them. It confirms nothing. After a crash of the server it may be above the Opened's next_event: what lies
+    between comes again, and must be the same.
     """
     expected_epoch: builtins.int
     """Fails unless the session's epoch is this; 0 for any."""
