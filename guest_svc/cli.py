@@ -138,7 +138,9 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     parser.add_argument("--detail", action="store_true", help="also print exits and latency by reason")
     help_text = "go on with a session of the same run, whose guest has ended early"
     parser.add_argument("--resume", metavar="SESSION", default="", help=help_text)
-    help_text = "write a new session's id into this file, for --resume"
+    help_text = "set a finished session's report beside, as hypervisor-svc reports lists them"
+    parser.add_argument("--with", metavar="SESSION", default="", dest="earlier", help=help_text)
+    help_text = "write a new session's id into this file, for --resume and --with"
     parser.add_argument("--session-file", metavar="FILE", help=help_text)
     parser.add_argument(
         "--fail-on-divergence", action="store_true", help="exit with 1 if a policy's story diverges"
@@ -195,7 +197,8 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     """Run a source under policies and print what came of it."""
     parameters = parse_assignments(options.parameter)
-    for flag, is_given in (("--resume", options.resume), ("--session-file", options.session_file)):
+    needing = {"--resume": options.resume, "--session-file": options.session_file, "--with": options.earlier}
+    for flag, is_given in needing.items():
         if is_given and not options.hypervisor:
             raise BadInput(f"{flag}: say with --hypervisor where the session is")
     with _command() as stack:
@@ -219,7 +222,7 @@ def _compare(options: argparse.Namespace) -> int:
             has_ranges=options.ranges,
         )
         hypervisor = _connect(find_hypervisor, stack, options)
-        document = run.compare(hypervisor, workload, plan, _talk(options), options.resume)
+        document = run.compare(hypervisor, workload, plan, _talk(options), options.resume, options.earlier)
         write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
     if options.fail_on_divergence and diverged:

@@ -6,6 +6,7 @@ from typing import Final
 from exitlab.v1 import policy_pb2
 from guest_svc import render, run, sources
 from guest_svc.hypervisor import Hypervisor
+from guest_svc.render_words import wrapped
 from guest_svc.results import Document
 
 RECORDED: Final = "capture:ctxsw-dr4"
@@ -30,7 +31,7 @@ def demonstrate(hypervisor: Hypervisor, write: Callable[[str], None]) -> None:
     found = (*_seed_found(seed), *_idle_found(idle), *_recorded_found(recorded), *_shared_found(shared))
     write("What was found\n")
     for sentence in found:
-        write(render.wrapped(sentence, "- ") + "\n")
+        write(wrapped(sentence, "- ") + "\n")
 
 
 def _compare(

@@ -8,23 +8,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from guest_svc.lane_runs import notes
+from guest_svc.render_earlier import earlier_text
+from guest_svc.render_words import (
+    LANE_KEYS,
+    LINE_CHARACTERS,
+    lane_label,
+    names_of,
+    ordered,
+    table,
+    verdict_word,
+    wrapped,
+)
 from guest_svc.results import IGNORE_POLICY, Document, loss_against
 
 _NOTHING: Final = "-"
-_VERDICTS: Final = {
-    "same": "same",
-    "same_but_declared": "as declared",
-    "diverged": "DIVERGED",
-    "not_comparable": "no verdict",
-}
-_KNOWN_WRONG: Final = "same here"
 _KEY: Final = (
     "story: what the guest saw against the bare architecture; here: known to be wrong, but not by this; "
     "{loss}DR exits: of MOV DR, in all and a second of a vCPU's wall time; "
     "others: all other exits, of #DB too; overhead and its parts: shares of all cycles; sync opens and "
     "closes windows, standing is all other upkeep. Policies that claim to be correct and were come first."
 )
-LINE_CHARACTERS: Final = 100
 _LATENCY_FIELDS: Final = ("count", "min", "mean", "p50", "p90", "p99", "p999", "max")
 
 
@@ -40,6 +43,8 @@ def text(document: Document, *, has_detail: bool = False) -> str:
     parts = [_heading(document), f"{lane_table(document)}\n{key(document)}"]
     if has_detail:
         parts += [_detail(lane) for lane in ordered(document["lanes"])]
+    if "earlier" in document:
+        parts.append(earlier_text(document))
     if "ranges" in document:
         parts.append(_ranges(document["ranges"]))
     parts.append("\n".join(map(wrapped, findings(document))))
@@ -51,23 +56,22 @@ def csv_text(document: Document) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("lane", "policy", "vendor", "prices", "metric", "value"))
-    keys = ("policy", "vendor", "prices")
-    source = {key: value for key, value in document.items() if key not in {"lanes", "ranges"}}
+    keys = LANE_KEYS
+    source = {key: value for key, value in document.items() if key not in {"lanes", "ranges", "earlier"}}
     writer.writerows(("", "", "", "", metric, value) for metric, value in _leaves(source))
     for number, lane in enumerate(document["lanes"]):
         place = (number, *(lane[key] for key in keys))
         rest = {key: value for key, value in lane.items() if key not in keys}
         writer.writerows((*place, metric, value) for metric, value in _leaves(rest))
+    for lane in document.get("earlier", {}).get("lanes", ()):
+        place = ("", *(lane[key] for key in keys))
+        rest = {key: value for key, value in lane.items() if key not in keys}
+        writer.writerows((*place, f"earlier.{metric}", value) for metric, value in _leaves(rest))
     for point in document.get("ranges", ()):
         place = ("", *(point[key] for key in keys))
         metric = f"ranges.dr_write={point['dr_write']}.dr_read={point['dr_read']}"
         writer.writerow((*place, metric, point["throughput_loss_against_ignore"]))
     return out.getvalue()
-
-
-def ordered(lanes: Iterable[Document]) -> list[Document]:
-    """Return the lanes, those that claim to be correct and are first, then by overhead."""
-    return sorted(lanes, key=lambda lane: (not _is_right(lane), lane["overhead_cycles"]))
 
 
 def key(document: Document) -> str:
@@ -109,31 +113,6 @@ def findings(document: Document) -> list[str]:
     ]
 
 
-def wrapped(sentence: str, first: str = "") -> str:
-    """Return a sentence in lines that fit a terminal, the first one led by ``first``."""
-    return textwrap.fill(
-        sentence,
-        LINE_CHARACTERS,
-        initial_indent=first,
-        subsequent_indent=" " * (len(first) or 2),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def table(rows: Sequence[Sequence[str]], left_columns: int = 1) -> str:
-    """Return rows as aligned columns, the first ones to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if number < left_columns else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-    return "\n".join(lines)
-
-
 def _heading(document: Document) -> str:
     given = " ".join(f"{name}={value}" for name, value in document["parameters"].items())
     skipped = sum(document["skipped"].values())
@@ -142,7 +121,7 @@ def _heading(document: Document) -> str:
         f"{document['events']:,} events"
         + (f" of {document['records']:,} records, {skipped:,} of them no events" if skipped else "")
         + (f", seed {document['seed']}" if document["seed"] is not None else "")
-        + (f", prices {', '.join(_names(document, 'prices'))}")
+        + (f", prices {', '.join(names_of(document, 'prices'))}")
     )
     return "\n".join(lines)
 
@@ -161,7 +140,7 @@ def _bounds(document: Document) -> dict[tuple[str, str], Document]:
             lane["policy"] == IGNORE_POLICY or lane["overhead_share"] < known["overhead_share"]
         ):
             bounds[place] = lane
-    return bounds if len(_names(document, "policy")) > 1 else {}
+    return bounds if len(names_of(document, "policy")) > 1 else {}
 
 
 def _loss(lane: Document, bounds: Mapping[tuple[str, str], Document]) -> float | None:
@@ -184,8 +163,8 @@ def _lane_row(
     )
     loss = _loss(lane, bounds)
     return (
-        _label(document, lane),
-        _verdict(lane),
+        lane_label(document, lane),
+        verdict_word(lane),
         *(() if loss is None else (f"{loss:.1%}",)),
         f"{exits['DR_ACCESS']:,}",
         f"{lane['rates']['dr_access_per_wall_second']:,.0f}",
@@ -193,11 +172,6 @@ def _lane_row(
         f"{lane['windows']:,}",
         *(f"{part / all_cycles:.1%}" if part else "0" for part in parts),
     )
-
-
-def _verdict(lane: Document) -> str:
-    verdict = lane["story"]["verdict"]
-    return _KNOWN_WRONG if verdict == "same" and not lane["claims_correct"] else _VERDICTS[verdict]
 
 
 def _detail(lane: Document) -> str:
@@ -259,7 +233,7 @@ def _costs(document: Document) -> list[str]:
         if upkeep:
             what = "those exits and the registers' upkeep cost" if exits else "the registers' upkeep costs"
             keeping = f"{what} {upkeep:,} cycles"
-        sentences.append(f"{_label(document, lane)}: {trapped}; {keeping}; {_throughput(lane, bounds)}.")
+        sentences.append(f"{lane_label(document, lane)}: {trapped}; {keeping}; {_throughput(lane, bounds)}.")
     return sentences
 
 
@@ -272,7 +246,7 @@ def _throughput(lane: Document, bounds: Mapping[tuple[str, str], Document]) -> s
 
 def _stories(document: Document, lane: Document) -> list[str]:
     """Return how a lane's guests saw something else than the architecture, if they did."""
-    story, name = lane["story"], _label(document, lane)
+    story, name = lane["story"], lane_label(document, lane)
     declared = ", ".join(f"{rule['rule']} ({rule['events']:,} events)" for rule in story["declared"])
     sentences = []
     if story["verdict"] == "diverged":
@@ -311,20 +285,6 @@ def _recorded(reference: Document) -> list[str]:
     if reference["contradictions"]:
         sentences.append(f"{reference['contradictions']:,} recorded MOV DR retired but fault here.")
     return sentences
-
-
-def _label(document: Document, lane: Document) -> str:
-    """Return a lane's policy, with what else tells it from the other lanes."""
-    extra = [lane[key] for key in ("vendor", "prices") if len(_names(document, key)) > 1]
-    return f"{lane['policy']} ({', '.join(extra)})" if extra else str(lane["policy"])
-
-
-def _names(document: Document, key: str) -> list[str]:
-    return list(dict.fromkeys(lane[key] for lane in document["lanes"]))
-
-
-def _is_right(lane: Document) -> bool:
-    return bool(lane["claims_correct"]) and lane["story"]["verdict"] in {"same", "same_but_declared"}
 
 
 def _leaves(value: object, name: str = "") -> Iterable[tuple[str, object]]:

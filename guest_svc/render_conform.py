@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Final
 
-from guest_svc.render import LINE_CHARACTERS, table
+from guest_svc.render_words import LINE_CHARACTERS, table
 from guest_svc.results import Document
 from guest_svc.vectors.fields import printable
 from guest_svc.vectors.reading import BILL_COUNTS

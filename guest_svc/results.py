@@ -112,14 +112,13 @@ def compare_document(
     figures: Sequence[report_pb2.LaneFigures],
     clocks_hertz: Mapping[str, int],
     lane_runs: Sequence[hypervisor_pb2.LaneRun] = (),
+    reconnects: int = 0,
 ) -> Document:
     """Return the object of ``compare``, ``run`` and ``replay``: a lane for each of ``figures``.
 
     ``clocks_hertz`` gives the clock of each price list that the figures name; ``lane_runs`` is how the
-    hypervisor says that it ran each lane.
+    hypervisor says that it ran each lane, ``reconnects`` how often the stream was cut.
     """
-    lanes = [_lane(report.lanes[bill.lane], bill, clocks_hertz[bill.prices]) for bill in figures]
-    _add_losses(lanes)
     return {
         "schema": SCHEMA,
         "workload": source.workload,
@@ -129,9 +128,21 @@ def compare_document(
         "records": source.records,
         "skipped": source.skipped,
         "reference": _reference(report.references[0]),
-        "lanes": lanes,
+        "lanes": lane_documents(report, figures, clocks_hertz),
         "lane_runs": runs_of(lane_runs, report.lanes),
+        "reconnects": reconnects,
     }
+
+
+def lane_documents(
+    report: report_pb2.Report,
+    figures: Sequence[report_pb2.LaneFigures],
+    clocks_hertz: Mapping[str, int],
+) -> list[Document]:
+    """Return the object of each lane, in the order of the figures."""
+    lanes = [_lane(report.lanes[bill.lane], bill, clocks_hertz[bill.prices]) for bill in figures]
+    _add_losses(lanes)
+    return lanes
 
 
 def throughput(guest_cycles: int, overhead_cycles: int) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exitlab.v1 import hypervisor_pb2, policy_pb2, report_pb2
+from guest_svc.earlier import earlier_document, find_earlier
 from guest_svc.errors import BadInput, CouldNotFinish
 from guest_svc.hypervisor import Hypervisor, wire_text
 from guest_svc.results import (
@@ -50,10 +51,12 @@ def compare(
     plan: Plan,
     talk: Talk = QUIET,
     resume: str = "",
+    earlier: str = "",
 ) -> Document:
     """Stream a workload under several policies and return the JSON object of what came of it.
 
-    ``talk`` and ``resume`` are those of ``sessions.stream_workload``.
+    ``talk`` and ``resume`` are those of ``sessions.stream_workload``; ``earlier`` is a finished session whose
+    report is set beside.
     """
     price_lists = hypervisor.price_lists()
     for name in plan.price_names:
@@ -65,6 +68,7 @@ def compare(
     if plan.has_ranges and IGNORE_POLICY not in chosen:
         raise BadInput(f"--ranges states losses against {IGNORE_POLICY}: add --policy {IGNORE_POLICY}")
     lanes = [lane(policy, plan.vendor) for policy in chosen]
+    beside = find_earlier(hypervisor, earlier, plan.price_names) if earlier else None
     streamed = stream_workload(hypervisor, workload, lanes, talk, resume)
     session_id, report = streamed.session_id, streamed.report
     check_report(report, lanes, workload.vcpus)
@@ -76,8 +80,11 @@ def compare(
         name: price_lists[name].clock_hertz if workload.is_recorded else workload.clock_hertz
         for name in plan.price_names
     }
-    document = compare_document(_facts(workload), report, figures, clocks, priced.lane_runs)
-    document["reconnects"] = streamed.reconnects
+    document = compare_document(
+        _facts(workload), report, figures, clocks, priced.lane_runs, streamed.reconnects
+    )
+    if beside is not None:
+        document["earlier"] = earlier_document(beside, report, clocks)
     # Rows that only bring about the state which a trace found are no events of it.
     document["events"] -= workload.unrecorded_events
     if plan.has_ranges:

@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from exitlab.v1 import policy_pb2
-
 DEFAULT_LISTEN = "127.0.0.1:50551"
 DEFAULT_GRACE_SECONDS = 10.0
-VENDORS = {"vmx": 1, "svm": 2}
+VENDORS = ("vmx", "svm")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,18 +60,22 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     warm.set_defaults(command=_warm)
 
     policies = commands.add_parser("policies", help="list the policies")
-    policies.set_defaults(command=_policies)
+    policies.set_defaults(command=_list, listing="policies")
 
     policy = commands.add_parser("policy", help="print a policy's table, or how two differ")
-    policy.set_defaults(command=_policy)
+    policy.set_defaults(command=_list, listing="policy")
     policy.add_argument("name", metavar="NAME", help="the policy")
     policy.add_argument("--vendor", choices=VENDORS, help="default vmx, or the only one that it exists on")
     help_text = "show what is different in another, or on another vendor (default the same)"
     policy.add_argument("--diff", metavar="OTHER[@VENDOR]", help=help_text)
 
     prices = commands.add_parser("prices", help="list the price lists, with the source of each price")
-    prices.set_defaults(command=_prices)
-    for listing in (policies, policy, prices):
+    prices.set_defaults(command=_list, listing="prices")
+
+    reports = commands.add_parser("reports", help="list the reports that a state directory keeps")
+    reports.set_defaults(command=_list, listing="reports")
+    reports.add_argument("--state-dir", metavar="DIR", required=True, help="the one that serve has")
+    for listing in (policies, policy, prices, reports):
         outputs = ("text", "json", "dot") if listing is policy else ("text", "json")
         listing.add_argument("--output", choices=outputs, default="text", help="default text")
     return parser
@@ -228,95 +230,13 @@ def _warm(options: argparse.Namespace) -> int:
     return 0
 
 
-def _policies(options: argparse.Namespace) -> int:
-    from exitlab.v1 import hypervisor_pb2
-    from hypervisor_svc import policies
-    from hypervisor_svc.json_text import as_json
-
-    summaries = policies.policy_summaries(lambda why: tell("hypervisor-svc", f"left out: {why}"))
-    if options.output == "json":
-        print(as_json(hypervisor_pb2.ListPoliciesResponse(policies=summaries)))
-        return 0
-    words = {number: word for word, number in VENDORS.items()}
-    rows = [
-        (
-            policy.name + (" (default)" if policy.is_default else ""),
-            " ".join(words[vendor] for vendor in policy.vendors),
-            " ".join(words[vendor] for vendor in policy.correct_vendors) or "no",
-            policy.summary,
-            policy.source,
-        )
-        for policy in summaries
-    ]
-    _print_table(("policy", "vendors", "claims to be correct on", "summary", "source"), rows)
-    return 0
-
-
-def _policy(options: argparse.Namespace) -> int:
-    from hypervisor_svc import policies, show_output
-    from hypervisor_svc.engine import BadTable
-    from hypervisor_svc.policies.base import PolicyError
+def _list(options: argparse.Namespace) -> int:
+    """Print one of the listings."""
+    from hypervisor_svc.show import listings
 
     try:
-        vendor = VENDORS[options.vendor] if options.vendor else policies.policy_vendors(options.name)[0]
-        table = _checked_table(options.name, vendor)
-        other = None
-        if options.diff is not None:
-            name, has_vendor, word = options.diff.partition("@")
-            if has_vendor and word not in VENDORS:
-                known = ", ".join(VENDORS)
-                return _bad_input(f"--diff {options.diff}: no vendor is named {word!r}; there are {known}")
-            other = _checked_table(name, VENDORS[word] if has_vendor else vendor)
-    except (policies.UnknownPolicy, policies.NoSuchVendor, PolicyError, BadTable) as error:
+        text = getattr(listings, options.listing)(options)
+    except listings.CannotList as error:
         return _bad_input(error)
-    print(show_output.shown(table, other, options.output), end="")
+    print(text, end="")
     return 0
-
-
-def _checked_table(name: str, vendor: int) -> policy_pb2.PolicyTable:
-    """Return a policy's table, checked as a session would.
-
-    Raises:
-        UnknownPolicy, NoSuchVendor: there is no such policy, or not on that vendor.
-        PolicyError, BadTable: the policy's class has a mistake.
-
-    """
-    from exitlab.v1 import policy_pb2
-    from hypervisor_svc import policies
-    from hypervisor_svc.engine.tables import make_table
-
-    table = policies.policy_table(name, policy_pb2.Vendor.ValueType(vendor), policy_pb2.CpuFeatures())
-    make_table(table)
-    return table
-
-
-def _prices(options: argparse.Namespace) -> int:
-    from exitlab.v1 import hypervisor_pb2
-    from hypervisor_svc import pricing
-    from hypervisor_svc.json_text import as_json
-
-    lists = pricing.price_lists().values()
-    if options.output == "json":
-        print(as_json(hypervisor_pb2.ListPricesResponse(price_lists=lists)))
-        return 0
-    for number, prices in enumerate(lists):
-        gap = "\n" if number else ""
-        print(f"{gap}{prices.name}: {prices.summary}; {prices.clock_hertz / 1e9:g} GHz\n")
-        rows = [
-            (
-                price.name,
-                f"{price.cycles:,}",
-                f"{price.low_cycles:,} to {price.high_cycles:,}",
-                "assumed" if price.is_assumption else "",
-                price.source,
-            )
-            for price in prices.prices
-        ]
-        _print_table(("price", "cycles", "range", "", "source"), rows)
-    return 0
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from hypervisor_svc.show import aligned
-
-    print("\n".join(aligned([header, *rows])))

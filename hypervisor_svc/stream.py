@@ -185,8 +185,13 @@ class EventStream:
 
     async def _converse(self, held: Held, opened: hypervisor_pb2.Opened, again: list[bytes]) -> None:
         commits = self._home.commits
-        # Where what is sent again ends, an acknowledgement says so.
-        await self._write(deque([_response(opened=opened), *again, *([_done(held)] if again else [])]))
+        # Where what is sent again ends, an acknowledgement says so. It may be much, and nobody may read it.
+        lacking = deque([*again, _done(held)] if again else [])
+        again.clear()
+        self._unwritten.append(lacking)
+        self._writing = asyncio.create_task(self._write(deque([_response(opened=opened)])))
+        await self._written()
+        self._writing = asyncio.create_task(self._write(lacking))
         try:
             while (message := await self._next(held)) is not None:
                 if message is _Wake.COMMITTED:
@@ -222,7 +227,8 @@ class EventStream:
         except BadBlock as bad:
             reason = "BLOCK_TOO_LARGE" if isinstance(bad, TooManyEvents) else "BAD_BLOCK"
             place = {} if bad.event is None else {"event": bad.event}
-            raise InvalidRequest(reason, bad.message, field=bad.field, **place) from bad
+            # Without its frames: they hold plain events, which take forty times the memory of their bytes.
+            raise InvalidRequest(reason, bad.message, field=bad.field, **place) from bad.with_traceback(None)
         if isinstance(message, DecodedBlock):
             return [*session.apply(self.epoch, message), _done(held)]
         match message.WhichOneof("message"):

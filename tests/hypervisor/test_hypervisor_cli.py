@@ -20,7 +20,7 @@ from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc import policies, pricing
 from hypervisor_svc.cli import main
-from hypervisor_svc.json_text import as_json
+from hypervisor_svc.show.json_text import as_json
 
 SECONDS = 60.0  # a cold start may compile the engine
 PROGRAM = (sys.executable, "-m", "hypervisor_svc")

@@ -12,15 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exitlab.v1 import policy_pb2
-from hypervisor_svc import policies, show, show_diff, show_fields
+from hypervisor_svc import policies
 from hypervisor_svc.engine import vocabulary
 from hypervisor_svc.engine.records import KEEP_MEMORY
 from hypervisor_svc.engine.tables import make_table
 from hypervisor_svc.engine.vocabulary import INPUT_SIZES, Action, Input, Moment
-from hypervisor_svc.show_conditions import Space, Term, cubes
-from hypervisor_svc.show_dot import dot_text
-from hypervisor_svc.show_moments import Answer, joint_space, moment_answers
-from hypervisor_svc.show_output import shown
+from hypervisor_svc.show import diff, fields
+from hypervisor_svc.show.conditions import Space, Term, cubes
+from hypervisor_svc.show.dot import dot_text
+from hypervisor_svc.show.moments import Answer, joint_space, moment_answers
+from hypervisor_svc.show.output import shown
+from hypervisor_svc.show.text import heading as heading_of
+from hypervisor_svc.show.text import policy_text
 
 VENDORS = (policy_pb2.VENDOR_VMX, policy_pb2.VENDOR_SVM)
 ACTIONS = tuple(action.name for action in Action)
@@ -150,7 +153,7 @@ def test_inputs_on_which_nothing_depends_are_not_said() -> None:
 
     inputs = {"memory": 2, "breakpoints_enabled": 2, "debugger": 3, "host_breakpoints": 2, "moved": 2}
     table = a_table(rows("ENTER_LOOP", inputs, answer), memories=["CLOSED", "OPEN"])
-    assert section(show.policy_text(table), "ENTER_LOOP") == [
+    assert section(policy_text(table), "ENTER_LOOP") == [
         "memory=CLOSED, breakpoints_enabled, host_breakpoints=no ZERO_DR7",
         "memory=OPEN ZERO_DR7 LOAD_DR0_3",
         "otherwise nothing",
@@ -168,7 +171,7 @@ def test_actions_are_said_in_the_order_in_which_they_are_taken() -> None:
             policy_pb2.MomentTable(moment=policy_pb2.MOMENT_DR_TRAPPED, actions=[0b111], next_memory=b"\1")
         ],
     )
-    assert section(show.policy_text(table), "DR_TRAPPED") == ["always ZERO_DR7 DISARM REEXECUTE memory:=B"]
+    assert section(policy_text(table), "DR_TRAPPED") == ["always ZERO_DR7 DISARM REEXECUTE memory:=B"]
 
 
 def test_every_value_of_an_input_has_a_name() -> None:
@@ -190,14 +193,14 @@ def test_a_value_that_an_author_did_not_know_is_answered_as_his_last() -> None:
         rows("CONTROL_CHANGED", {"control": 2}, lambda sees: (["RECOMPUTE"][: sees["control"]], None))
     )
     names = [control.name for control in vocabulary.Control]
-    assert section(show.policy_text(short), "CONTROL_CHANGED") == [
+    assert section(policy_text(short), "CONTROL_CHANGED") == [
         f"control!={names[0]} RECOMPUTE",
         "otherwise nothing",
     ]
     whole = a_table(
         rows("CONTROL_CHANGED", {"control": 4}, lambda sees: (["RECOMPUTE"] if sees["control"] else [], None))
     )
-    assert "No difference." in show_diff.diff_text(short, whole)
+    assert "No difference." in diff.diff_text(short, whole)
 
 
 def test_different_inputs_are_compared_in_all_their_states() -> None:
@@ -210,7 +213,7 @@ def test_different_inputs_are_compared_in_all_their_states() -> None:
             lambda sees: (["DR7_OFF"][: sees["host_breakpoints"]], None),
         )
     )
-    assert section(show_diff.diff_text(one, other), "LEAVE_LOOP") == [
+    assert section(diff.diff_text(one, other), "LEAVE_LOOP") == [
         "host_breakpoints=no, moved -DR7_OFF",
         "host_breakpoints, moved=no +DR7_OFF",
     ]
@@ -229,10 +232,10 @@ def test_what_both_do_is_said_beside_what_changes() -> None:
         a_table(rows("LEAVE_LOOP", {"host_breakpoints": 2}, answer(more)))
         for more in ("RESET_DR6", "EFFECTIVE")
     )
-    text = show_diff.diff_text(one, other)
+    text = diff.diff_text(one, other)
     assert section(text, "LEAVE_LOOP") == ["always -RESET_DR6 ARM +EFFECTIVE (HOST_RESTORE)"]
     assert "(WORD): both do it, in some of these states only" in text
-    assert "(WORD)" not in show_diff.diff_text(a_table(), one)
+    assert "(WORD)" not in diff.diff_text(a_table(), one)
 
 
 def _remembering(memories: Sequence[str], answers: Mapping[str, Row], moment: str = "ENTER_LOOP") -> Any:
@@ -243,7 +246,7 @@ def _remembering(memories: Sequence[str], answers: Mapping[str, Row], moment: st
 def test_memories_are_compared_by_name() -> None:
     """Where a memory stands in its table makes no difference."""
     answers: dict[str, Row] = {"A": ([], "B"), "B": (["ZERO_DR7"], "C"), "C": (["DR7_OFF"], None)}
-    text = show_diff.diff_text(_remembering("ABC", answers), _remembering("ACB", answers))
+    text = diff.diff_text(_remembering("ABC", answers), _remembering("ACB", answers))
     assert "ENTER_LOOP" in text.rpartition("Alike: ")[2]
     assert "A (initial), B, C -> A (initial), C, B" in text
 
@@ -252,7 +255,7 @@ def test_setting_a_memory_that_is_there_is_keeping_it() -> None:
     """Two answers that lead to the same memory are alike, however that is said."""
     kept: dict[str, Row] = {"A": (["ZERO_DR7"], None), "B": (["ZERO_DR7"], None)}
     said: dict[str, Row] = {"A": (["ZERO_DR7"], "A"), "B": (["ZERO_DR7"], "A")}
-    text = show_diff.diff_text(_remembering("AB", kept), _remembering("AB", said))
+    text = diff.diff_text(_remembering("AB", kept), _remembering("AB", said))
     assert section(text, "ENTER_LOOP") == ["memory=B ZERO_DR7 +memory:=A"]
 
 
@@ -262,15 +265,15 @@ def test_a_memory_that_one_has_alone_is_shown_as_such() -> None:
     more: dict[str, Row] = {"C": (["DR7_OFF"], "A"), "D": ([], None)}
     other = _remembering("ABCD", {"A": ([], None), "B": (["DR7_ON"], None), **more})
     one.name, other.name = "one", "other"
-    assert section(show_diff.diff_text(one, other), "ENTER_LOOP") == [
+    assert section(diff.diff_text(one, other), "ENTER_LOOP") == [
         "memory=C +DR7_OFF +memory:=A [no such memory in one]",
         "memory=D +nothing [no such memory in one]",
     ]
-    assert section(show_diff.diff_text(other, one), "ENTER_LOOP") == [
+    assert section(diff.diff_text(other, one), "ENTER_LOOP") == [
         "memory=C -DR7_OFF -memory:=A [no such memory in one]",
         "memory=D -nothing [no such memory in one]",
     ]
-    (moment,) = show_diff.diff_object(one, other)["moments"]
+    (moment,) = diff.diff_object(one, other)["moments"]
     assert moment["differences"] == [
         {"when": {"memory": ["C"]}, "first": None, "second": {"actions": ["DR7_OFF"], "next_memory": "A"}},
         {"when": {"memory": ["D"]}, "first": None, "second": {"actions": [], "next_memory": None}},
@@ -284,15 +287,15 @@ def test_who_does_not_look_at_memory_answers_in_every_one(memories: list[str], l
     """A table that remembers nothing, or does the same in all memories, is compared in the other's."""
     same = a_table(rows("ENTER_LOOP", {}, lambda _: (["DR7_ON"], None)), memories=memories)
     other = _remembering("AB", {"A": (["DR7_ON"], None), "B": (["DR7_OFF"], None)})
-    assert section(show_diff.diff_text(same, other), "ENTER_LOOP") == [*lacking, "memory=B -DR7_ON +DR7_OFF"]
+    assert section(diff.diff_text(same, other), "ENTER_LOOP") == [*lacking, "memory=B -DR7_ON +DR7_OFF"]
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: f"{table.name}-{table.vendor}")
 def test_a_policy_does_not_differ_from_itself(table: policy_pb2.PolicyTable) -> None:
     """A table compared with itself has no difference, as text and as JSON."""
-    heading = show.heading(table)
-    assert show_diff.diff_text(table, table) == f"--- {heading}\n+++ {heading}\n\nNo difference.\n"
-    found = show_diff.diff_object(table, table)
+    heading = heading_of(table)
+    assert diff.diff_text(table, table) == f"--- {heading}\n+++ {heading}\n\nNo difference.\n"
+    found = diff.diff_object(table, table)
     assert (found["constants"], found["moments"]) == ({}, [])
 
 
@@ -319,9 +322,7 @@ def test_a_difference_is_where_the_engine_sees_one(
     first: policy_pb2.PolicyTable, second: policy_pb2.PolicyTable
 ) -> None:
     """In each state of memories that both have, the difference for scripts has what the engine would do."""
-    found = {
-        moment["moment"]: moment["differences"] for moment in show_diff.diff_object(first, second)["moments"]
-    }
+    found = {moment["moment"]: moment["differences"] for moment in diff.diff_object(first, second)["moments"]}
     sides = [_engine_answers(table) for table in (first, second)]
     shared = [name for name in first.memories if name in second.memories]
     for moment in Moment:
@@ -369,7 +370,7 @@ def _other_value(field: Any, table: policy_pb2.PolicyTable) -> None:
     [
         field.name
         for field in policy_pb2.PolicyTable.DESCRIPTOR.fields
-        if field.name not in (*show_fields.HEADING, *show_fields.ANSWERS)
+        if field.name not in (*fields.HEADING, *fields.ANSWERS)
     ],
 )
 def test_every_field_of_the_contract_is_shown_and_compared(name: str) -> None:
@@ -379,9 +380,9 @@ def test_every_field_of_the_contract_is_shown_and_compared(name: str) -> None:
     second.CopyFrom(first)
     _other_value(first.DESCRIPTOR.fields_by_name[name], second)
     assert getattr(first, name) != getattr(second, name)
-    assert re.search(rf"^{name} ", show.policy_text(second), re.MULTILINE)
-    assert [changed for changed, _ in show_fields.changes(first, second)] == [name]
-    found = show_diff.diff_object(first, second)
+    assert re.search(rf"^{name} ", policy_text(second), re.MULTILINE)
+    assert [changed for changed, _ in fields.changes(first, second)] == [name]
+    found = diff.diff_object(first, second)
     assert found["constants"].keys() == {name}
     assert found["constants"][name]["first"] != found["constants"][name]["second"]
     assert found["moments"] == [] or name == "memories"  # a new memory has answers of its own
@@ -443,18 +444,18 @@ def test_a_changed_constant_says_what_goes_and_what_comes(
     before: dict[str, Any], after: dict[str, Any], said: list[str]
 ) -> None:
     """Members of lists and masks go and come by themselves; single values and orders are said whole."""
-    assert [text for _, text in show_fields.changes(a_table(**before), a_table(**after))] == said
+    assert [text for _, text in fields.changes(a_table(**before), a_table(**after))] == said
 
 
 def test_two_vendors_of_a_policy_are_compared() -> None:
     """Exit reasons go by each vendor's names, and the line on default costs is there only then."""
     vmx, svm = (policies.policy_table("kvm-6.14", vendor, policy_pb2.CpuFeatures()) for vendor in VENDORS)
-    text = show_diff.diff_text(vmx, svm)
+    text = diff.diff_text(vmx, svm)
     assert text.startswith(f"--- kvm-6.14 on vmx: {vmx.summary}\n+++ kvm-6.14 on svm: {svm.summary}\n")
     assert "takes its vendor's default, which is another." in text
     assert "-MSR_WRITE TSC_DEADLINE: fast" in text
     assert "+msr TSC_DEADLINE: fast" in text
-    assert "vendor's default" not in show_diff.diff_text(vmx, vmx)
+    assert "vendor's default" not in diff.diff_text(vmx, vmx)
 
 
 def test_what_changed_in_kvm_from_3_15_can_be_read_off() -> None:
@@ -463,7 +464,7 @@ def test_what_changed_in_kvm_from_3_15_can_be_read_off() -> None:
         policies.policy_table(name, policy_pb2.VENDOR_VMX, policy_pb2.CpuFeatures())
         for name in ("kvm-3.15", "kvm-6.14")
     )
-    text = show_diff.diff_text(first, second)
+    text = diff.diff_text(first, second)
     (closing,) = [line for line in section(text, "LEAVE_LOOP") if "SAVE_DR7" in line]
     assert closing.startswith("memory=OPEN ")
     assert "+RESET_DR6 ARM +EFFECTIVE -EFFECTIVE_RAW +RECOMPUTE" in closing
@@ -479,7 +480,7 @@ def test_the_page_shows_what_is_printed() -> None:
     tables = [
         policies.policy_table(name, policy_pb2.VENDOR_VMX, policy_pb2.CpuFeatures()) for name in block[:2]
     ]
-    printed = [" ".join(line.split()) for line in show_diff.diff_text(*tables).splitlines()]
+    printed = [" ".join(line.split()) for line in diff.diff_text(*tables).splitlines()]
     lines = [" ".join(line.split()) for line in block[2].splitlines() if line.strip() not in {"", "..."}]
     assert lines
     assert [line for line in lines if line not in printed] == []
@@ -644,7 +645,7 @@ def test_every_drawing_is_one(first: policy_pb2.PolicyTable, second: policy_pb2.
     }
     lines = itertools.chain(*nodes.values(), *edges.values(), nodes)
     if any(word.startswith(("-", "+")) for line in lines for word in line.split()):
-        differs = bool(show_diff.diff_object(first, second)["moments"])
+        differs = bool(diff.diff_object(first, second)["moments"])
         assert differs or first.memories != second.memories or first.initially_armed != second.initially_armed
     assert all(colour in {"", "red", "darkgreen"} for _, _, colour in edges)
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from exitlab.v1 import policy_pb2
-from hypervisor_svc.show_conditions import cubes
-from hypervisor_svc.show_fields import constants
-from hypervisor_svc.show_moments import (
+from hypervisor_svc.show.conditions import cubes
+from hypervisor_svc.show.fields import constants
+from hypervisor_svc.show.moments import (
     MOMENTS,
     NOTHING,
     MomentAnswers,

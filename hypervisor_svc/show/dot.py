@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from exitlab.v1 import policy_pb2
-from hypervisor_svc.show import heading
-from hypervisor_svc.show_conditions import Space, cubes
-from hypervisor_svc.show_diff import change, marked_words
-from hypervisor_svc.show_moments import MOMENTS, NOTHING, Answer, joint_space, moment_answers, moment_name
+from hypervisor_svc.show.conditions import Space, cubes
+from hypervisor_svc.show.diff import change, marked_words
+from hypervisor_svc.show.moments import MOMENTS, NOTHING, Answer, joint_space, moment_answers, moment_name
+from hypervisor_svc.show.text import heading
 
 _TRAPPED: Final = policy_pb2.MOMENT_DR_TRAPPED
 _BOTH: Final = ""

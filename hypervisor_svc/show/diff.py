@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from exitlab.v1 import policy_pb2
-from hypervisor_svc.json_text import as_object
-from hypervisor_svc.show import aligned, heading
-from hypervisor_svc.show_conditions import Space, cubes
-from hypervisor_svc.show_fields import alike_fields, changed_fields, changes
-from hypervisor_svc.show_moments import (
+from hypervisor_svc.show.conditions import Space, cubes
+from hypervisor_svc.show.fields import alike_fields, changed_fields, changes
+from hypervisor_svc.show.json_text import as_object
+from hypervisor_svc.show.moments import (
     MOMENTS,
     Answer,
     joint_space,
@@ -27,6 +26,7 @@ from hypervisor_svc.show_moments import (
     vendor_name,
     word_order,
 )
+from hypervisor_svc.show.text import aligned, heading
 
 Pair = tuple[Answer | None, Answer | None]  # None: the table has no such memory
 

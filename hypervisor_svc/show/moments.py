@@ -16,7 +16,7 @@ from typing import Final
 from exitlab.v1 import policy_pb2
 from hypervisor_svc.engine import vocabulary
 from hypervisor_svc.engine.records import KEEP_MEMORY
-from hypervisor_svc.show_conditions import YES_NO, Space, depends_on, strides
+from hypervisor_svc.show.conditions import YES_NO, Space, depends_on, strides
 
 MEMORY: Final = "memory"
 MOMENTS: Final[tuple[int, ...]] = tuple(number for number in policy_pb2.Moment.values() if number)

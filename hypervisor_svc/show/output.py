@@ -1,10 +1,10 @@
 """A policy's table, or the difference of two, in the form that is asked for."""
 
 from exitlab.v1 import policy_pb2
-from hypervisor_svc.json_text import as_json, to_json
-from hypervisor_svc.show import policy_text
-from hypervisor_svc.show_diff import diff_object, diff_text
-from hypervisor_svc.show_dot import dot_text
+from hypervisor_svc.show.diff import diff_object, diff_text
+from hypervisor_svc.show.dot import dot_text
+from hypervisor_svc.show.json_text import as_json, to_json
+from hypervisor_svc.show.text import policy_text
 
 
 def shown(first: policy_pb2.PolicyTable, second: policy_pb2.PolicyTable | None, output: str) -> str:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from exitlab.exit_reasons import reason_name
 from exitlab.v1 import policy_pb2
-from hypervisor_svc.show_conditions import YES_NO
+from hypervisor_svc.show.conditions import YES_NO
 
 HEADING: Final = ("name", "vendor", "summary")
 ANSWERS: Final = ("actions", "moments")
