@@ -12,7 +12,7 @@ from hypervisor_svc import policies, pricing
 from hypervisor_svc.config import CheckTable, ResolvePolicy
 from hypervisor_svc.engine import ENGINE_FINGERPRINT, Engine, EngineConfig
 from hypervisor_svc.engine.tables import make_table
-from hypervisor_svc.session import EngineLike
+from hypervisor_svc.engine_like import EngineLike
 
 
 @dataclass(frozen=True)

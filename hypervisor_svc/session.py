@@ -26,16 +26,16 @@ Methods are for one thread at a time; ``registry.Held`` sees to that.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
-from exitlab.blocks import ColumnCrcs, DecodedBlock, plain_field
-from exitlab.events import Column, EventColumns
+from exitlab.blocks import DecodedBlock, plain_field
+from exitlab.events import Column
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
 from exitlab.wire import delimited
 from hypervisor_svc.engine import BadEvents, BadSnapshot, BadTable, EngineError, PolicyFailed
+from hypervisor_svc.engine_like import EngineFactory, EngineLike
 from hypervisor_svc.errors import (
     Aborted,
-    AlreadyExists,
     DataLoss,
     InvalidRequest,
     LimitReached,
@@ -47,6 +47,7 @@ from hypervisor_svc.errors import (
 from hypervisor_svc.journal import Checkpoint, Ending, Journal, Stored
 from hypervisor_svc.kept import KeptOutcomes
 from hypervisor_svc.limits import ServerLimits
+from hypervisor_svc.position import Position
 
 SUSPENDED: Final = hypervisor_pb2.SESSION_STATE_SUSPENDED
 STREAMING: Final = hypervisor_pb2.SESSION_STATE_STREAMING
@@ -67,40 +68,6 @@ NEXT_STATE: Final = {
 }
 
 
-class EngineLike(Protocol):
-    """What a session needs of an engine."""
-
-    def feed(self, events: EventColumns, level: int) -> list[outcome_pb2.OutcomePart]:
-        """Apply all events, or none and raise BadEvents; after anything else it is not used again."""
-
-    def start_stream(self) -> None:
-        """Tell every decision anew when it next occurs."""
-
-    def tell_again(self, part: outcome_pb2.OutcomePart) -> None:
-        """Have a part that is sent again carry the decisions that this stream was not told."""
-
-    def report(self) -> report_pb2.Report:
-        """Return what was found so far, or raise PolicyFailed."""
-
-    def lane_runs(self) -> list[hypervisor_pb2.LaneRun]:
-        """Return how each lane was run so far."""
-
-    def state_digest(self) -> int:
-        """Return a digest of the whole state."""
-
-    def size_bytes(self) -> int:
-        """Return how much memory the state takes."""
-
-    def snapshot(self) -> bytes:
-        """Return the whole state."""
-
-    def restore(self, snapshot: bytes) -> None:
-        """Take over the state of another engine of the same config, before any event."""
-
-
-EngineFactory = Callable[[], EngineLike]
-
-
 class Session:
     """One session: its config, its engine, and how far they have come."""
 
@@ -115,16 +82,14 @@ class Session:
         """Start a suspended session of a checked ``config``, whose engine ``make_engine`` returns."""
         self.session_id = session_id
         self.config = config
-        self.columns = tuple(Column(column) for column in config.columns)
         self.state: hypervisor_pb2.SessionState.ValueType = SUSPENDED
         self.epoch = 0
-        self.applied_events = 0
         self.confirmed_events = 0
         self.lane_runs: list[hypervisor_pb2.LaneRun] = []  # once it is finished
         self._make_engine = make_engine
         self._limits = limits
         self._journal = journal
-        self._crcs = ColumnCrcs(self.columns)
+        self._position = Position.start(tuple(map(Column, config.columns)))
         self._engine: EngineLike | None = None  # made when it is first needed
         self._snapshot = b""  # that the engine begins with
         self._committed_events = 0
@@ -147,8 +112,8 @@ class Session:
         if last is None:
             session.fail(DataLoss("STATE_DAMAGED", "what was stored of the session is damaged"))
             return session
-        session.applied_events = session._committed_events = last.applied_events
-        session._crcs = ColumnCrcs(session.columns, last.column_crcs)
+        session._position = Position(session.columns, last.applied_events, last.column_crcs)
+        session._committed_events = last.applied_events
         session._is_restored = True
         if isinstance(last, Checkpoint):
             session.confirmed_events = last.confirmed_events
@@ -157,6 +122,16 @@ class Session:
         else:
             session._end_with(last)
         return session
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of every block."""
+        return self._position.columns
+
+    @property
+    def applied_events(self) -> int:
+        """Events applied."""
+        return self._position.events
 
     @property
     def committed_events(self) -> int:
@@ -201,7 +176,7 @@ class Session:
             next_event=self.applied_events,
             committed_events=self.committed_events,
             epoch=self.epoch,
-            column_crcs=self._crcs.values,
+            column_crcs=self._position.crcs,
         )
         # Not even what has arrived is forgotten here: this Open may be an old one that has come late.
         lacking = [data for end, data in self._kept if end > opening.received_events]
@@ -214,9 +189,8 @@ class Session:
         """
         self._check_epoch(epoch)
         self._next_state("apply")
-        self._check_place(block)
+        position = self._position.after(block, self._limits.max_block_events)
         self._check_size()
-        crcs = self._advanced_crcs(block)
         try:
             parts = self._running_engine.feed(block.events, self._level)
         except BadEvents as bad:
@@ -225,8 +199,7 @@ class Session:
             raise InvalidRequest("BAD_EVENT", message, field=field, event=bad.event) from bad
         except Exception as error:
             raise self._fail(error, f"in the block at event {self.applied_events}") from error
-        self._crcs = crcs
-        self.applied_events += len(block.events)
+        self._position = position
         responses = [_outcomes(part) for part in parts]
         self._kept.add(self.applied_events, responses)
         return responses
@@ -245,7 +218,7 @@ class Session:
         return Checkpoint(
             applied_events=self.applied_events,
             confirmed_events=self.confirmed_events,
-            column_crcs=self._crcs.values,
+            column_crcs=self._position.crcs,
             engine=self._running_engine.snapshot(),
             kept=tuple(self._kept),
         )
@@ -258,17 +231,13 @@ class Session:
     def finish(self, event_count: int, column_crcs: Sequence[int]) -> bytes:
         """End the session and return its serialized report; again and again the same bytes."""
         self._next_state("finish")
-        if event_count != self.applied_events:
-            message = f"{event_count} events were sent, but {self.applied_events} are applied"
-            place = {"event_count": event_count, "next_event": self.applied_events}
-            raise WrongState("EVENT_COUNT_MISMATCH", message, field="event_count", **place)
-        self._check_final_crcs(tuple(column_crcs))
+        self._position.check_end(event_count, column_crcs)
         if self.state != FINISHED:
             # Everything that can fail comes before the state changes.
             try:
                 ending = Ending(
                     applied_events=self.applied_events,
-                    column_crcs=self._crcs.values,
+                    column_crcs=self._position.crcs,
                     state_digest=self._running_engine.state_digest(),
                     report=self._report_so_far().SerializeToString(deterministic=True),
                     lane_runs=tuple(self._running_engine.lane_runs()),
@@ -312,7 +281,7 @@ class Session:
     def _report_so_far(self) -> report_pb2.Report:
         report = self._running_engine.report()
         report.columns[:] = self.config.columns
-        report.column_crcs[:] = self._crcs.values
+        report.column_crcs[:] = self._position.crcs
         return report
 
     def status(self, *, has_digest: bool = True) -> hypervisor_pb2.SessionStatus:
@@ -326,7 +295,7 @@ class Session:
             applied_events=self.applied_events,
             committed_events=self.committed_events,
             epoch=self.epoch,
-            column_crcs=self._crcs.values,
+            column_crcs=self._position.crcs,
             state_digest=digest,
             label=self.config.label,
             note=self._note,
@@ -393,22 +362,6 @@ class Session:
             place = {"received_events": received_events, "next_event": self.applied_events}
             raise OutOfRange("RECEIVED_TOO_MANY", message, field=field, **place)
 
-    def _check_place(self, block: DecodedBlock) -> None:
-        """Refuse a block that does not start where the last one ended."""
-        first_event, event_count = block.first_event, len(block.events)
-        place = {"first_event": first_event, "next_event": self.applied_events}
-        path = "events.first_event" if block.is_plain else "block.first_event"
-        if first_event > self.applied_events:
-            message = f"starts at event {first_event}, but the next event is {self.applied_events}"
-            raise OutOfRange("GAP", message, field=path, **place)
-        if first_event < self.applied_events:
-            message = f"starts at event {first_event}, but all below {self.applied_events} are applied"
-            raise AlreadyExists("ALREADY_APPLIED", message, field=path, **place)
-        if event_count > self._limits.max_block_events:
-            message = f"{event_count} events, but a block has at most {self._limits.max_block_events}"
-            path = "events.events" if block.is_plain else "block.event_count"
-            raise InvalidRequest("BLOCK_TOO_LARGE", message, field=path, **place)
-
     def _check_size(self) -> None:
         """Refuse to grow past the limit; outcomes that the guest confirms make room."""
         kept = self._kept.size_bytes
@@ -417,25 +370,6 @@ class Session:
             message = f"the session's state has {size:,} bytes, {kept:,} of them outcomes not confirmed"
             most = self._limits.max_state_bytes
             raise LimitReached("STATE_TOO_LARGE", message, state_bytes=size, max_state_bytes=most)
-
-    def _advanced_crcs(self, block: DecodedBlock) -> ColumnCrcs:
-        """Return the running digests after ``block``, or refuse a block that states others."""
-        crcs = self._crcs.copy()
-        crcs.update(block.events)
-        stated = crcs.values if block.column_crcs is None else block.column_crcs
-        for i, (ours, theirs) in enumerate(zip(crcs.values, stated, strict=True)):
-            if ours != theirs:
-                name = self.columns[i].name.lower()
-                message = f"the {name} that arrived give {ours:#010x}, but {theirs:#010x} is stated"
-                field = f"block.column_crcs[{i}]"
-                raise DataLoss("DIGEST_MISMATCH", message, field=field, first_event=block.first_event)
-        return crcs
-
-    def _check_final_crcs(self, theirs: tuple[int, ...]) -> None:
-        if theirs != self._crcs.values:
-            names = ", ".join(column.name.lower() for column in self.columns)
-            message = f"the digests of {names} are not those of the {self.applied_events} events applied"
-            raise WrongState("DIGEST_MISMATCH", message, field="column_crcs")
 
 
 def _outcomes(part: outcome_pb2.OutcomePart) -> bytes:

@@ -189,8 +189,8 @@ class EventStream:
         lacking = deque([*again, _done(held)] if again else [])
         again.clear()
         self._unwritten.append(lacking)
-        self._writing = asyncio.create_task(self._write(deque([_response(opened=opened)])))
-        await self._written()
+        first = self._context.write(_response(opened=opened))
+        await self._within(self._home.limits.idle_seconds, first, "read nothing")
         self._writing = asyncio.create_task(self._write(lacking))
         try:
             while (message := await self._next(held)) is not None:
