@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from hypervisor_svc.errors import Refused
 from hypervisor_svc.journal import Checkpoint
@@ -21,6 +21,8 @@ from hypervisor_svc.registry import Ending, Held, InThread
 
 EVERY_SECONDS: Final = 1.0
 _PAUSE: Final = 19  # times as long as the last took
+
+Result = TypeVar("Result")
 
 
 class CheckpointStore(Protocol):
@@ -49,9 +51,18 @@ class Commits:
         self._rests_until = now()
 
     def look(self, held: Held) -> None:
-        """Begin to commit a session if it is due."""
-        if held.committing is None and self._is_due(held):
+        """Begin to commit a session if it is due, else see to it that it is looked at again."""
+        if held.committing is not None or not self._uncommitted(held):
+            return
+        wait = self._seconds_until_due(held)
+        if wait <= 0:
             self._begin(held)
+        elif held.looked_at_again is None:
+            held.looked_at_again = asyncio.get_running_loop().call_later(wait, self._look_again, held)
+
+    def _look_again(self, held: Held) -> None:
+        held.looked_at_again = None
+        self.look(held)
 
     async def commit(self, held: Held) -> None:
         """Commit all that is applied by now.
@@ -60,7 +71,7 @@ class Commits:
         """
         target = held.session.applied_events
         while held.session.committed_events < target and held.session.can_go_on:
-            await (held.committing or self._begin(held))
+            await self._committed(held)
 
     async def make_room(self, held: Held) -> None:
         """Wait, if need be, until the session may have more events that are not committed.
@@ -68,16 +79,23 @@ class Commits:
         Raises: Unavailable if it cannot be stored.
         """
         session = held.session
-        while session.applied_events - session.committed_events >= self._limits.max_uncommitted_events:
-            await (held.committing or self._begin(held))
+        most = self._limits.max_uncommitted_events
+        while session.applied_events - session.committed_events >= most and session.can_go_on:
+            await self._committed(held)
 
-    def _is_due(self, held: Held) -> bool:
-        session, now = held.session, self._now()
-        uncommitted = session.applied_events - session.committed_events
-        if 2 * uncommitted >= self._limits.max_uncommitted_events:
-            return True
-        is_time = now >= held.committed_at + EVERY_SECONDS and now >= self._rests_until
-        return bool(uncommitted) and is_time
+    async def _committed(self, held: Held) -> None:
+        """Wait for a checkpoint; whoever leaves meanwhile leaves it to the others that wait."""
+        await asyncio.shield(held.committing or self._begin(held))
+
+    @staticmethod
+    def _uncommitted(held: Held) -> int:
+        session = held.session
+        return session.applied_events - session.committed_events if session.can_go_on else 0
+
+    def _seconds_until_due(self, held: Held) -> float:
+        if 2 * self._uncommitted(held) >= self._limits.max_uncommitted_events:
+            return 0.0
+        return max(held.committed_at + EVERY_SECONDS, self._rests_until) - self._now()
 
     def _begin(self, held: Held) -> asyncio.Task[None]:
         held.committing = asyncio.create_task(self._commit(held))
@@ -88,7 +106,7 @@ class Commits:
         """Store a checkpoint and tell the session's stream; end the stream if that fails."""
         session = held.session
         try:
-            checkpoint = await held.call(self._in_thread, session.checkpoint)
+            checkpoint, seconds = await held.call(self._in_thread, self._timed, session.checkpoint)
             if checkpoint is None:
                 return
             begun = self._now()
@@ -96,7 +114,7 @@ class Commits:
             await asyncio.get_running_loop().run_in_executor(
                 self._thread, save, session.session_id, checkpoint, age_seconds
             )
-            self._rests_until = self._now() + _PAUSE * (self._now() - begun)
+            self._rests_until = self._now() + _PAUSE * (seconds + self._now() - begun)
         except Refused as refused:
             with bound(session_id=session.session_id):
                 log.error("not committed", applied_events=session.applied_events, why=refused.message)
@@ -108,3 +126,9 @@ class Commits:
         session.committed(checkpoint.applied_events)
         if held.stream is not None:
             held.stream.tell_committed()
+        self.look(held)  # there may be more by now
+
+    def _timed(self, work: Callable[[], Result]) -> tuple[Result, float]:
+        """Do work and tell how many seconds it took."""
+        begun = self._now()
+        return work(), self._now() - begun

@@ -112,6 +112,8 @@ class HypervisorServer:
     async def stop(self) -> None:
         """Stop at once."""
         await self._server.stop(0)
+        if self._store is not None:
+            self._store.close()
 
 
 async def serve(options: ServeOptions, parts: Parts, on_listening: Callable[[str], None]) -> int:

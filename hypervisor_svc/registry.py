@@ -74,6 +74,7 @@ class Held:
     began_at: float = 0.0  # as if a server had run all the time
     committed_at: float = 0.0
     committing: asyncio.Task[None] | None = None
+    looked_at_again: asyncio.TimerHandle | None = None
     stream: StreamLike | None = None  # the newest one that is open
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # or dropped, or the server stops
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -148,6 +149,12 @@ class Registry:
         if not 1 <= len(request.request_id) <= MAX_TEXT_CHARACTERS:
             message = f"{len(request.request_id)} characters, expected 1 to {MAX_TEXT_CHARACTERS}"
             raise InvalidRequest("BAD_REQUEST_ID", message, field="request_id")
+        # A client that goes meanwhile may come back for the session.
+        return await asyncio.shield(self._create(request, make, owner))
+
+    async def _create(
+        self, request: hypervisor_pb2.CreateSessionRequest, make: MakeSession, owner: str
+    ) -> Held:
         async with self._creating:  # a repeat that comes meanwhile waits, and then finds the first
             self._drop_some()
             self._drop_ended()

@@ -147,6 +147,7 @@ class HypervisorServicer:
         self.is_draining = False
         self.calls = Calls()
         self._streams: set[EventStream] = set()
+        self._watchers = 0
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="engine")
         self._store = store
         self.commits = Commits(store, limits, self.in_thread) if store is not None else None
@@ -155,14 +156,21 @@ class HypervisorServicer:
     def _stored_sessions(self, store: Store) -> Registry:
         """Return a registry with all that a store has."""
 
+        def delete(session_ids: list[str]) -> None:
+            try:
+                store.delete(session_ids)
+            except Unavailable as error:  # they are back after a restart, and idle then
+                log.error("not forgotten", sessions=len(session_ids), why=error.message)
+
         def forget(session_ids: list[str]) -> None:
-            self._threads.submit(store.delete, session_ids)
+            self._threads.submit(delete, session_ids)
 
         def tell_damage(number: int) -> None:
             log.error("a stored session is damaged and left out", number=number)
 
+        found = store.load(tell_damage)
         registry = Registry(self.limits, last_number=store.last_number, on_drop=forget)
-        for stored in store.load(tell_damage):
+        for stored in found:
             start = stored.start
             session = self._restored(stored, store)
             registry.adopt(session, start.number, start.owner, start.request, stored.age_seconds)
@@ -230,15 +238,20 @@ class HypervisorServicer:
     @answers
     async def StreamEvents(self, _requests: object, context: Context) -> None:
         """Carry a stream, in raw bytes: see ``drain.add_to_server``."""
-        if len(self._streams) >= self.limits.max_streams:
-            message = f"{len(self._streams)} streams are open, and no more are allowed"
-            raise LimitReached("TOO_MANY_STREAMS", message, max_streams=self.limits.max_streams)
+        self._check_streams()
         stream = EventStream(self, context, owner_of(context))
         self._streams.add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
+
+    def _check_streams(self) -> None:
+        """Refuse a stream more than there may be; a watcher holds as much as one."""
+        count = len(self._streams) + self._watchers
+        if count >= self.limits.max_streams:
+            message = f"{count} streams are open, and no more are allowed"
+            raise LimitReached("TOO_MANY_STREAMS", message, max_streams=self.limits.max_streams)
 
     @answers
     async def GetSession(
@@ -312,10 +325,18 @@ class HypervisorServicer:
         if interval_ms < MIN_INTERVAL_MS:
             message = f"{interval_ms} ms, but the shortest is {MIN_INTERVAL_MS} ms"
             raise InvalidRequest("INTERVAL_TOO_SHORT", message, field="interval_ms")
+        self._check_streams()
+        self._watchers += 1
+        try:
+            await self._watch(request.session_id, interval_ms, context)
+        finally:
+            self._watchers -= 1
+
+    async def _watch(self, session_id: str, interval_ms: int, context: Context) -> None:
         while True:
-            held = self.registry.find(request.session_id, owner=owner_of(context))
+            held = self.registry.find(session_id, owner=owner_of(context))
             response = await held.call(self.in_thread, _watched, held.session)
-            await context.write(response)
+            await read_in_time(context.write(response), self.limits.idle_seconds)
             if response.status.state == FINISHED:
                 return
             self.refuse_if_draining()

@@ -25,6 +25,7 @@ Methods are for one thread at a time; ``registry.Held`` sees to that.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Self
 
@@ -234,13 +235,14 @@ class Session:
         self._position.check_end(event_count, column_crcs)
         if self.state != FINISHED:
             # Everything that can fail comes before the state changes.
+            engine = self._running_engine
             try:
                 ending = Ending(
                     applied_events=self.applied_events,
                     column_crcs=self._position.crcs,
-                    state_digest=self._running_engine.state_digest(),
+                    state_digest=engine.state_digest(),
                     report=self._report_so_far().SerializeToString(deterministic=True),
-                    lane_runs=tuple(self._running_engine.lane_runs()),
+                    lane_runs=tuple(engine.lane_runs()),
                 )
             except Exception as error:
                 raise self._fail(error, "in the report") from error
@@ -288,7 +290,8 @@ class Session:
         """Return where the session stands; the state's digest takes longer than all else."""
         digest = self._final_digest
         if has_digest and self.state not in ENDED:
-            digest = self._running_engine.state_digest()
+            with suppress(DataLoss):  # the session has failed then, and its status says why
+                digest = self._running_engine.state_digest()
         return hypervisor_pb2.SessionStatus(
             session_id=self.session_id,
             state=self.state,

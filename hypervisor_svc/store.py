@@ -36,7 +36,8 @@ CREATE TABLE sessions (
     resolved BLOB NOT NULL,
     crc INTEGER NOT NULL,
     created_at REAL NOT NULL,
-    epoch INTEGER NOT NULL DEFAULT 0
+    epoch INTEGER NOT NULL,
+    epoch_crc INTEGER NOT NULL
 );
 CREATE TABLE checkpoints (
     id TEXT PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
@@ -64,7 +65,7 @@ _CRCS: Final = struct.Struct("<I")
 _DIGEST: Final = struct.Struct("<Q")
 _KEPT: Final = struct.Struct("<QI")  # before a response: the event after its last, and its length
 # Columns in the order of what is written, the CRC of all these after them.
-_STARTS: Final = ("id", "owner", "engine_fingerprint", "request", "resolved")
+_STARTS: Final = ("number", "id", "owner", "engine_fingerprint", "request", "resolved")
 _CHECKPOINTS: Final = ("id", "applied_events", "confirmed_events", "column_crcs", "engine", "kept")
 _ENDINGS: Final = ("id", "applied_events", "column_crcs", "state_digest", "report", "lane_runs")
 
@@ -92,28 +93,44 @@ class Store:
         """
         self._path = folder / FILE_NAME
         self._turn = Lock()
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Sessions' ids are in there, and an id gives access.
-            self._lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except BlockingIOError as error:
-            raise CannotServe(f"--state-dir {folder}: another server uses it") from error
-        except OSError as error:
-            raise CannotServe(f"--state-dir {folder}: {error.strerror or error}") from error
-        try:
-            self._database = self._opened()
-        except sqlite3.Error as error:
-            message = f"{self._path} cannot be used ({error}); move it away to start without its sessions"
-            raise CannotServe(f"--state-dir {folder}: {message}") from error
+        self.last_number = 0  # of the newest session that there ever was when the store was opened
+        with contextlib.ExitStack() as opened:
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # Sessions' ids are in there, and an id gives access.
+                lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                opened.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            except BlockingIOError as error:
+                raise CannotServe(f"--state-dir {folder}: another server uses it") from error
+            except OSError as error:
+                raise CannotServe(f"--state-dir {folder}: {error.strerror or error}") from error
+            self._database = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False, timeout=10
+            )
+            opened.callback(self._database.close)
+            with self._as_cannot_serve():
+                self._set_up()
+            self._opened = opened.pop_all()
 
-    def _opened(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
+    @contextlib.contextmanager
+    def _as_cannot_serve(self) -> Iterator[None]:
+        """Make one clear error of what a damaged file may raise."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError) as error:  # also where it garbles SQLite's own words
+            said = " ".join(str(error).split())
+            message = f"{self._path} cannot be used ({said}); move it away to start without its sessions"
+            raise CannotServe(f"--state-dir {self._path.parent}: {message}") from error
+
+    def _set_up(self) -> None:
+        database = self._database
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
-        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        # Not the quick check: where an index is damaged, what is there would not be found.
+        (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -121,13 +138,13 @@ class Store:
             database.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
         elif version != _VERSION:
             raise sqlite3.DatabaseError(f"it is of version {version}, this is a server for {_VERSION}")
-        return database
+        newest = "SELECT max(seq) FROM sqlite_sequence UNION SELECT max(number) FROM sessions"
+        self.last_number = max(int(number or 0) for (number,) in database.execute(newest))
 
     def close(self) -> None:
         """Give the directory back."""
         with self._turn:
-            self._database.close()
-            os.close(self._lock)
+            self._opened.close()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -148,16 +165,19 @@ class Store:
     def create(self, start: Start) -> None:
         """Keep a new session."""
         values = (
-            *(start.session_id, start.owner, start.engine_fingerprint),
+            *(start.number, start.session_id, start.owner, start.engine_fingerprint),
             *(start.request.SerializeToString(), start.resolved.SerializeToString()),
         )
         with self._transaction() as database:
-            _insert(database, "sessions", _STARTS, values, number=start.number, created_at=time.time())
+            epoch = {"epoch": 0, "epoch_crc": _crc((start.session_id, 0))}
+            _write(database, "INSERT INTO sessions", _STARTS, values, created_at=time.time(), **epoch)
 
     def save_epoch(self, session_id: str, epoch: int) -> None:
         """Keep the epoch of the stream that is about to have the session."""
         with self._transaction() as database:
-            database.execute("UPDATE sessions SET epoch = ? WHERE id = ?", (epoch, session_id))
+            crc = _crc((session_id, epoch))
+            update = "UPDATE sessions SET epoch = ?, epoch_crc = ? WHERE id = ?"
+            database.execute(update, (epoch, crc, session_id))
 
     def save_checkpoint(self, session_id: str, checkpoint: Checkpoint, age_seconds: float) -> None:
         """Keep where a session stands, in place of where it stood."""
@@ -167,8 +187,8 @@ class Store:
             b"".join(_KEPT.pack(end, len(data)) + data for end, data in checkpoint.kept),
         )
         with self._transaction() as database:
-            if _is_there(database, session_id):
-                _insert(database, "checkpoints", _CHECKPOINTS, values, age_seconds=age_seconds)
+            if _is_going_on(database, session_id):
+                _write(database, "REPLACE INTO checkpoints", _CHECKPOINTS, values, age_seconds=age_seconds)
 
     def save_ending(self, session_id: str, ending: Ending) -> None:
         """Keep a report, and no longer what led to it."""
@@ -178,23 +198,14 @@ class Store:
             *(_DIGEST.pack(ending.state_digest), ending.report, runs),
         )
         with self._transaction() as database:
-            if _is_there(database, session_id):
-                _insert(database, "endings", _ENDINGS, values, ended_at=time.time())
+            if _is_going_on(database, session_id):
+                _write(database, "INSERT INTO endings", _ENDINGS, values, ended_at=time.time())
             database.execute("DELETE FROM checkpoints WHERE id = ?", (session_id,))
 
     def delete(self, session_ids: Iterable[str]) -> None:
         """Forget sessions."""
         with self._transaction() as database:
             database.executemany("DELETE FROM sessions WHERE id = ?", [(each,) for each in session_ids])
-
-    @property
-    def last_number(self) -> int:
-        """The number of the newest session that there ever was."""
-        with self._turn:
-            found = self._database.execute(
-                "SELECT seq FROM sqlite_sequence WHERE name = 'sessions'"
-            ).fetchone()
-        return int(found[0]) if found else 0
 
     def load(self, on_damage: Callable[[int], None]) -> list[Stored]:
         """Return all sessions, oldest first; of one whose start is damaged, only the number is told.
@@ -203,22 +214,15 @@ class Store:
             CannotServe: the file is damaged.
 
         """
-        try:
-            return self._loaded(on_damage)
-        except sqlite3.Error as error:
-            raise CannotServe(f"{self._path} cannot be read ({error})") from error
-
-    def _loaded(self, on_damage: Callable[[int], None]) -> list[Stored]:
         found = []
-        with self._turn:
-            rows = self._database.execute(
-                f"SELECT number, epoch, {', '.join(_STARTS)}, crc FROM sessions ORDER BY number"
-            ).fetchall()
-            for number, epoch, *values, crc in rows:
-                if _crc(values) != crc:
+        with self._turn, self._as_cannot_serve():
+            select = f"SELECT {', '.join(_STARTS)}, crc, epoch, epoch_crc FROM sessions ORDER BY number"
+            rows = self._database.execute(select).fetchall()
+            for *values, crc, epoch, epoch_crc in rows:
+                number, session_id, owner, fingerprint, request, resolved = values
+                if (_crc(values), _crc((session_id, epoch))) != (crc, epoch_crc):
                     on_damage(number)
                     continue
-                session_id, owner, fingerprint, request, resolved = values
                 start = Start(
                     *(session_id, number, owner),
                     hypervisor_pb2.CreateSessionRequest.FromString(request),
@@ -252,38 +256,45 @@ def reports(folder: Path) -> list[Listed]:
 
     """
     path = folder / FILE_NAME
-    select = "SELECT number, id, request, applied_events, ended_at"
+    select = (
+        f"SELECT applied_events, ended_at, sessions.crc, {', '.join(f'sessions.{name}' for name in _STARTS)}"
+    )
     select += " FROM endings JOIN sessions USING (id) ORDER BY number"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             rows = database.execute(select).fetchall()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:
         raise CannotServe(f"--state-dir {folder}: {path} cannot be read ({error})") from error
     found = []
-    for number, session_id, data, events, ended_at in rows:
-        config = hypervisor_pb2.CreateSessionRequest.FromString(data).config
+    for events, ended_at, crc, *values in rows:
+        number, session_id, request = values[0], values[1], hypervisor_pb2.CreateSessionRequest()
+        if _crc(values) == crc:
+            request.ParseFromString(values[4])
+        else:
+            request.config.label = "(damaged)"
+        config = request.config
         found.append(Listed(number, session_id, config.label, events, len(config.lanes), ended_at))
     return found
 
 
-def _insert(
-    database: sqlite3.Connection, table: str, names: tuple[str, ...], values: tuple[Any, ...], **more: float
+def _write(
+    database: sqlite3.Connection, into: str, names: tuple[str, ...], values: tuple[Any, ...], **more: float
 ) -> None:
-    """Write a row of ``values`` with their CRC, and of what has none, in place of an older one."""
+    """Write a row of ``values`` with their CRC, and of what is not in it."""
     row = {**dict(zip(names, values, strict=True)), "crc": _crc(values), **more}
-    places = ", ".join("?" * len(row))
-    database.execute(f"INSERT OR REPLACE INTO {table} ({', '.join(row)}) VALUES ({places})", [*row.values()])
+    database.execute(f"{into} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
 
 
-def _is_there(database: sqlite3.Connection, session_id: str) -> bool:
-    """Tell whether a session is there still: it may have been dropped meanwhile."""
-    return database.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone() is not None
+def _is_going_on(database: sqlite3.Connection, session_id: str) -> bool:
+    """Tell whether a session is there and has no report: it may have been dropped or finished meanwhile."""
+    select = "SELECT 1 FROM sessions WHERE id = ?1 AND id NOT IN (SELECT id FROM endings WHERE id = ?1)"
+    return database.execute(select, (session_id,)).fetchone() is not None
 
 
 def _crc(values: Iterable[Any]) -> int:
     crc = 0
     for value in values:
-        data = value if isinstance(value, bytes) else str(value).encode()
+        data = value if isinstance(value, bytes) else f"{type(value).__name__} {value}".encode()
         crc = crc32(data, crc32(len(data).to_bytes(8, "little"), crc))
     return crc
 

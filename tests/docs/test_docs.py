@@ -11,6 +11,7 @@ from exitlab.v1 import hypervisor_pb2, policy_pb2, report_pb2
 from hypervisor_svc.engine import Engine, EngineConfig
 from hypervisor_svc.policies.base import Policy, tabulate
 from tests.model.streams import Mix, random_stream
+from tests.system.programs import serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,12 +26,15 @@ def _shown_commands() -> list[str]:
     return [line for line in lines if line.startswith(".venv/bin/") and " serve " not in line]
 
 
+ALONE = [line for line in _shown_commands() if not re.search("--hypervisor|--state-dir", line)]
+
+
 def test_the_readme_shows_commands() -> None:
     """The pattern that finds the commands finds them."""
     assert len(_shown_commands()) >= 9
 
 
-@pytest.mark.parametrize("command", [line for line in _shown_commands() if "--hypervisor" not in line])
+@pytest.mark.parametrize("command", ALONE)
 def test_a_command_of_the_readme_runs(command: str) -> None:
     """Every command that the README shows exits with 0 and prints something."""
     program, *arguments = command.removeprefix(".venv/bin/").split()
@@ -40,6 +44,22 @@ def test_a_command_of_the_readme_runs(command: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+def test_stored_sessions_are_as_the_readme_shows(tmp_path: Path) -> None:
+    """The block about a state directory runs line by line, in a folder of its own."""
+    (block,) = [block for block in _blocks("README.md", "") if "--session-file" in block]
+    serve, *lines = block.splitlines()
+    address, python = f"unix:{tmp_path}/h", sys.executable
+    assert serve == ".venv/bin/hypervisor-svc serve --state-dir ./state"
+    with serving(tmp_path, address):
+        for line in lines:
+            line = line.replace(".venv/bin/guest-svc", f"{python} -m guest_svc")
+            line = line.replace(".venv/bin/hypervisor-svc", f"{python} -m hypervisor_svc")
+            line = line.replace("127.0.0.1:50551", address)
+            done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout
 
 
 def test_the_policy_that_the_page_writes_tells_the_architectures_story() -> None:
