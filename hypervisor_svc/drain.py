@@ -102,7 +102,9 @@ class HypervisorServer:
         await self._health.enter_graceful_shutdown()
         self._servicer.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._servicer.calls.none.wait(), self._options.grace_seconds)
+            async with asyncio.timeout(self._options.grace_seconds):
+                await self._servicer.calls.none.wait()
+                await self._servicer.commit_all()
         # Not the whole grace: whoever watches the health never leaves by himself.
         await self._server.stop(min(self._options.grace_seconds, CLOSING_SECONDS))
         if self._store is not None:

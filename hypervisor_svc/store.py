@@ -93,7 +93,7 @@ class Store:
         """
         self._path = folder / FILE_NAME
         self._turn = Lock()
-        self.last_number = 0  # of the newest session that there ever was when the store was opened
+        self.last_number = 0  # of the newest session that there ever was
         with contextlib.ExitStack() as opened:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -171,6 +171,7 @@ class Store:
         with self._transaction() as database:
             epoch = {"epoch": 0, "epoch_crc": _crc((start.session_id, 0))}
             _write(database, "INSERT INTO sessions", _STARTS, values, created_at=time.time(), **epoch)
+        self.last_number = max(self.last_number, start.number)
 
     def save_epoch(self, session_id: str, epoch: int) -> None:
         """Keep the epoch of the stream that is about to have the session."""

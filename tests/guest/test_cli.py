@@ -18,7 +18,7 @@ import pytest
 import guest_svc
 from exitlab import command_line
 from exitlab.v1 import hypervisor_pb2, report_pb2
-from guest_svc import cli, embedded
+from guest_svc import cli, embedded, options
 from guest_svc.cli import main, parse_assignments
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import BadInput
@@ -329,13 +329,13 @@ def test_a_hypervisor_that_is_not_there_is_one_line_and_2(
 
 def test_the_environment_names_a_hypervisor(address: str) -> None:
     """With EXITLAB_HYPERVISOR set nothing private is started."""
-    environment = os.environ | {cli.HYPERVISOR_VARIABLE: "unix:/nobody"}
+    environment = os.environ | {options.HYPERVISOR_VARIABLE: "unix:/nobody"}
     arguments = [*COMMAND, "run", "idle", "-p", "ticks=10"]
     failed = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert "no hypervisor answers at unix:/nobody" in failed.stderr
     ran = subprocess.run(
-        arguments, env=environment | {cli.HYPERVISOR_VARIABLE: address}, capture_output=True, check=True
+        arguments, env=environment | {options.HYPERVISOR_VARIABLE: address}, capture_output=True, check=True
     )
     assert b"kvm-6.14" in ran.stdout
 
@@ -378,7 +378,7 @@ def test_a_reader_that_has_had_enough_changes_nothing(
     """A closed pipe ends the output, in silence; the exit code is the one that it would have been."""
     process = subprocess.Popen(
         [*COMMAND, *arguments],
-        env=BUFFERED | {cli.HYPERVISOR_VARIABLE: address},
+        env=BUFFERED | {options.HYPERVISOR_VARIABLE: address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -433,7 +433,7 @@ LONG_RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever runs the tests may ignore them
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from guest_svc import cli, embedded, run
+from guest_svc import cli, options, embedded, run
 from guest_svc.stream import EventStream
 send = EventStream.send
 def send_and_tell(stream, events):
@@ -500,7 +500,7 @@ def test_without_an_address_a_private_hypervisor_is_started_and_stopped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing has to be set up: the command brings its own hypervisor."""
-    monkeypatch.delenv(cli.HYPERVISOR_VARIABLE, raising=False)
+    monkeypatch.delenv(options.HYPERVISOR_VARIABLE, raising=False)
     started: list[EmbeddedHypervisor] = []
 
     class Watched(EmbeddedHypervisor):

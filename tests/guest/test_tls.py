@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from guest_svc import cli
+from guest_svc import options
 from guest_svc.cli import main
 from guest_svc.tls import Tls, tls_trouble
 from tests.hypervisor.test_hypervisor_cli import serving
@@ -74,7 +74,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(autouse=True)
 def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no hypervisor be named but by a test."""
-    monkeypatch.delenv(cli.HYPERVISOR_VARIABLE, raising=False)
+    monkeypatch.delenv(options.HYPERVISOR_VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""The options of the guest's commands; nothing is imported that a help text does not need."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from exitlab.command_line import Parser, ShowVersion
+from guest_svc.connection import add_tls_options
+
+TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    Command = Callable[[argparse.Namespace], int]
+
+DEFAULT_POLICY = "kvm-6.14"
+COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
+DEFAULT_PRICES = "seed-2014"
+HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
+DEFAULT_RETRY_SECONDS = 60.0
+
+
+def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """Return the parser of all commands; each is done by the function of its name."""
+    parser = Parser(prog="guest-svc", description="Streams a guest's events to an emulated hypervisor.")
+    parser.add_argument("--version", action=ShowVersion)
+    add = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = add.add_parser("run", help="run a source under one policy")
+    run.set_defaults(command=commands["run"])
+    _add_source(run, "a workload, capture:NAME of a shipped trace, or the file of one", (DEFAULT_POLICY,))
+
+    compare = add.add_parser("compare", help="run a source under several policies in one pass")
+    compare.set_defaults(command=commands["compare"])
+    _add_source(compare, "a workload, capture:NAME of a shipped trace, or the file of one", COMPARED_POLICIES)
+
+    replay = add.add_parser("replay", help="compare policies on a recorded trace")
+    replay.set_defaults(command=commands["compare"])
+    _add_source(replay, "the file of a recorded trace, or the name of a shipped one", COMPARED_POLICIES)
+    replay.set_defaults(must_be_recorded=True)
+
+    workloads = add.add_parser("workloads", help="list the workloads and their parameters")
+    workloads.set_defaults(command=commands["workloads"])
+    _add_output(workloads)
+
+    demo = add.add_parser("demo", help="run the main comparisons and say what they show")
+    demo.set_defaults(command=commands["demo"])
+    _add_hypervisor(demo)
+
+    conform = add.add_parser("conform", help="check policies against files of vectors")
+    conform.set_defaults(command=commands["conform"])
+    conform.add_argument(
+        "vectors", metavar="VECTORS", nargs="*", help="vector files (default: all that are shipped)"
+    )
+    _add_policies(conform, ("correct",))
+    conform.add_argument("--vendor", choices=("vmx", "svm"), help="one vendor only (default both)")
+    conform.add_argument(
+        "--detail", action="store_true", help="also print each vector's bill, and every failure whole"
+    )
+    _add_hypervisor(conform)
+    _add_output(conform)
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Sequence[str]) -> None:
+    parser.set_defaults(must_be_recorded=False)
+    parser.add_argument("source", metavar="SOURCE", help=help_text)
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter of the workload; may be repeated",
+    )
+    _add_policies(parser, policies)
+    parser.add_argument("--vendor", choices=("vmx", "svm"), default="vmx", help="(default vmx)")
+    parser.add_argument(
+        "--events", type=int, metavar="N", help="cut the source, or extend a generated one, to N events"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
+    parser.add_argument("--cpi", metavar="X", help="guest cycles of a trace's instruction (default 1)")
+    parser.add_argument(
+        "--prices",
+        action="append",
+        metavar="NAME",
+        help=f"price list; may be repeated (default {DEFAULT_PRICES})",
+    )
+    parser.add_argument(
+        "--ranges", action="store_true", help="also print losses over ranges of the prices of DR accesses"
+    )
+    parser.add_argument("--detail", action="store_true", help="also print exits and latency by reason")
+    help_text = "go on with a session of the same run, whose guest has ended early"
+    parser.add_argument("--resume", metavar="SESSION", default="", help=help_text)
+    help_text = "set a finished session's report beside, as hypervisor-svc reports lists them"
+    parser.add_argument("--with", metavar="SESSION", default="", dest="earlier", help=help_text)
+    help_text = "write a new session's id into this file, for --resume and --with"
+    parser.add_argument("--session-file", metavar="FILE", help=help_text)
+    parser.add_argument(
+        "--fail-on-divergence", action="store_true", help="exit with 1 if a policy's story diverges"
+    )
+    _add_hypervisor(parser)
+    _add_output(parser)
+
+
+def _add_policies(parser: argparse.ArgumentParser, defaults: Sequence[str]) -> None:
+    parser.add_argument(
+        "--policy",
+        action="append",
+        metavar="P",
+        help=f"a policy, 'all' or 'correct'; may be repeated (default {', '.join(defaults)})",
+    )
+    parser.set_defaults(default_policies=tuple(defaults))
+
+
+def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hypervisor",
+        metavar="ADDR",
+        default=os.environ.get(HYPERVISOR_VARIABLE),
+        help=f"host:port or unix:PATH (default: ${HYPERVISOR_VARIABLE}, else a private one)",
+    )
+    help_text = f"how long to look for a hypervisor that is gone (default {DEFAULT_RETRY_SECONDS:g})"
+    parser.add_argument(
+        "--retry-seconds", metavar="N", type=_seconds, default=DEFAULT_RETRY_SECONDS, help=help_text
+    )
+    add_tls_options(parser)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86,400")
+    return seconds
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", choices=("text", "json", "csv"), default="text", help="(default text)")
