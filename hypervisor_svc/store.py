@@ -126,6 +126,7 @@ class Store:
 
     def _set_up(self) -> None:
         database = self._database
+        database.text_factory = _as_text
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -263,6 +264,7 @@ def reports(folder: Path) -> list[Listed]:
     select += " FROM endings JOIN sessions USING (id) ORDER BY number"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.text_factory = _as_text
             rows = database.execute(select).fetchall()
     except (sqlite3.Error, ValueError) as error:
         raise CannotServe(f"--state-dir {folder}: {path} cannot be read ({error})") from error
@@ -290,6 +292,11 @@ def _is_going_on(database: sqlite3.Connection, session_id: str) -> bool:
     """Tell whether a session is there and has no report: it may have been dropped or finished meanwhile."""
     select = "SELECT 1 FROM sessions WHERE id = ?1 AND id NOT IN (SELECT id FROM endings WHERE id = ?1)"
     return database.execute(select, (session_id,)).fetchone() is not None
+
+
+def _as_text(data: bytes) -> str:
+    """Return a text, or what is left of one: the CRC says then that it is damaged."""
+    return data.decode(errors="replace")
 
 
 def _crc(values: Iterable[Any]) -> int:
