@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 
 from guest_svc import cli as guest
+from guest_svc.options import HYPERVISOR_VARIABLE
 from hypervisor_svc import cli as hypervisor
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "policies.md"
@@ -30,7 +31,7 @@ def shown_commands() -> list[tuple[str, str]]:
 @pytest.fixture(autouse=True)
 def private_hypervisor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a command start a hypervisor of its own, whatever the environment names."""
-    monkeypatch.delenv(guest.HYPERVISOR_VARIABLE, raising=False)
+    monkeypatch.delenv(HYPERVISOR_VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize(("command", "shown"), shown_commands())

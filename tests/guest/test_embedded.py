@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from exitlab import command_line
-from guest_svc import cli, embedded
+from guest_svc import embedded, options
 from guest_svc.cli import main
 
 FAILING: Final = """
@@ -51,7 +51,7 @@ SMALL: Final = ["-p", "ticks=10"]
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Let the private hypervisor be another program, of the same arguments."""
-    monkeypatch.delenv(cli.HYPERVISOR_VARIABLE, raising=False)
+    monkeypatch.delenv(options.HYPERVISOR_VARIABLE, raising=False)
     command = embedded._command
 
     def changed(*arguments: object) -> list[str]:
