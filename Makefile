@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-floor check stubs bench clean
+.PHONY: help demo test torture test-floor check stubs bench clean
 
 help:
 	@echo "make demo    run the seed workload and a recorded Linux guest, and say what was found"
 	@echo "make test    run the tests"
+	@echo "make torture  cut and kill sessions everywhere, for about half an hour"
 	@echo "make test-floor  run the contract's tests on the oldest libraries allowed"
 	@echo "make check   lint, types, import contract, proto lint"
 	@echo "make bench   measure; a table of ratios and build/bench.json"
@@ -27,8 +28,14 @@ help:
 demo: .venv/made
 	$(BIN)/guest-svc demo
 
+# As many tests at a time as there are processors.
+PYTEST := pytest --numprocesses auto --dist worksteal
+
 test: .venv/made-test
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
+
+torture: .venv/made-test
+	$(BIN)/python -m tests.torture
 
 # The contract and both services on the oldest releases that pyproject.toml allows.
 .venv-floor/made: pyproject.toml tests/floor.txt
@@ -39,7 +46,7 @@ test: .venv/made-test
 	touch $@
 
 test-floor: .venv-floor/made
-	.venv-floor/bin/pytest tests/contract tests/hypervisor tests/guest/test_stream.py tests/guest/test_cli.py \
+	.venv-floor/bin/$(PYTEST) tests/contract tests/hypervisor tests/guest/test_stream.py tests/guest/test_cli.py \
 		tests/guest/test_tls.py
 
 check: .venv/made-test

@@ -54,10 +54,12 @@ def test_stored_sessions_are_as_the_readme_shows(tmp_path: Path) -> None:
     assert serve == ".venv/bin/hypervisor-svc serve --state-dir ./state"
     with serving(tmp_path, address):
         for line in lines:
-            line = line.replace(".venv/bin/guest-svc", f"{python} -m guest_svc")
-            line = line.replace(".venv/bin/hypervisor-svc", f"{python} -m hypervisor_svc")
-            line = line.replace("127.0.0.1:50551", address)
-            done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
+            command = line.replace(".venv/bin/guest-svc", f"{python} -m guest_svc")
+            command = command.replace(".venv/bin/hypervisor-svc", f"{python} -m hypervisor_svc")
+            command = command.replace("127.0.0.1:50551", address)
+            done = subprocess.run(
+                command, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path
+            )
             assert (done.returncode, done.stderr) == (0, "")
             assert done.stdout
 
