@@ -72,8 +72,10 @@ def _compare(options: argparse.Namespace) -> int:
     """Run a source under policies and print what came of it."""
     parameters = parse_assignments(options.parameter)
     needing = {"--resume": options.resume, "--session-file": options.session_file, "--with": options.earlier}
-    for flag, is_given in needing.items():
-        if is_given and not options.hypervisor:
+    for flag, given in needing.items():
+        if given == "":  # a shell's variable that is not set, perhaps: a new session is not what was meant
+            raise BadInput(f"{flag}: expected a name")
+        if given and not options.hypervisor:
             raise BadInput(f"{flag}: say with --hypervisor where the session is")
     with _command() as stack:
         find_hypervisor = _start_hypervisor(options, stack)
@@ -96,7 +98,8 @@ def _compare(options: argparse.Namespace) -> int:
             has_ranges=options.ranges,
         )
         hypervisor = _connect(find_hypervisor, stack, options)
-        document = run.compare(hypervisor, workload, plan, _talk(options), options.resume, options.earlier)
+        sessions = options.resume or "", options.earlier or ""
+        document = run.compare(hypervisor, workload, plan, _talk(options), *sessions)
         write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
     if options.fail_on_divergence and diverged:
@@ -125,7 +128,7 @@ def _talk(options: argparse.Namespace) -> Talk:
             except OSError as error:
                 raise BadInput(f"--session-file {path}: {error.strerror}") from error
         elif sys.stderr.isatty():
-            tell("guest-svc", f"should this guest end early, --resume {session_id} goes on")
+            tell("guest-svc", f"should this guest end early, --resume={session_id} goes on")
 
     return Talk(partial(tell, "guest-svc"), on_session)
 

@@ -29,7 +29,8 @@ _CHANNEL_OPTIONS: Final = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Despite its name, this is also the least time that a connection has to be made in, TLS and all.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Channels to one address would share their backoff: one that failed would have others fail.
     ("grpc.use_local_subchannel_pool", 1),

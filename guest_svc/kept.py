@@ -85,6 +85,7 @@ class ToldOutcomes:
     def __init__(self) -> None:
         """Begin with none."""
         self._digests: dict[tuple[int, int], tuple[int, int]] = {}  # by first event and lane: end, digest
+        self._forgotten_events = 0
 
     def is_new(self, part: outcome_pb2.OutcomePart) -> bool:
         """Tell whether a part has not come before.
@@ -106,6 +107,9 @@ class ToldOutcomes:
 
     def forget(self, committed: int) -> None:
         """Drop the digests of what has arrived whole and is committed, and so does not come again."""
+        if committed <= self._forgotten_events:
+            return  # which is said with each block; to look through all would take longer than the block
+        self._forgotten_events = committed
         for key in [key for key, (end, _) in self._digests.items() if end <= committed]:
             del self._digests[key]
 

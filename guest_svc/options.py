@@ -92,9 +92,9 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     )
     parser.add_argument("--detail", action="store_true", help="also print exits and latency by reason")
     help_text = "go on with a session of the same run, whose guest has ended early"
-    parser.add_argument("--resume", metavar="SESSION", default="", help=help_text)
+    parser.add_argument("--resume", metavar="SESSION", help=help_text)
     help_text = "set a finished session's report beside, as hypervisor-svc reports lists them"
-    parser.add_argument("--with", metavar="SESSION", default="", dest="earlier", help=help_text)
+    parser.add_argument("--with", metavar="SESSION", dest="earlier", help=help_text)
     help_text = "write a new session's id into this file, for --resume and --with"
     parser.add_argument("--session-file", metavar="FILE", help=help_text)
     parser.add_argument(

@@ -15,6 +15,7 @@ from guest_svc.render_words import (
     lane_label,
     names_of,
     ordered,
+    reconnected,
     table,
     verdict_word,
     wrapped,
@@ -110,6 +111,7 @@ def findings(document: Document) -> list[str]:
         *(sentence for lane in ordered(document["lanes"]) for sentence in _stories(document, lane)),
         *_recorded(document["reference"]),
         *notes(document["lane_runs"]),
+        *reconnected(document["reconnects"]),
     ]
 
 

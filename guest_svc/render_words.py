@@ -64,5 +64,11 @@ def verdict_word(lane: Document) -> str:
     return _KNOWN_WRONG if verdict == "same" and not lane["claims_correct"] else _VERDICTS[verdict]
 
 
+def reconnected(times: int) -> list[str]:
+    """Return the sentence that the stream was cut, if it was."""
+    often = "once" if times == 1 else f"{times:,} times"
+    return [f"The stream was cut and went on {often}; no figure depends on that."] if times else []
+
+
 def _is_right(lane: Document) -> bool:
     return bool(lane["claims_correct"]) and lane["story"]["verdict"] in {"same", "same_but_declared"}

@@ -21,7 +21,7 @@ class Retry:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Go on for so many ``seconds`` in which nothing gets done; with 0, try nothing twice."""
+        """Go on for so many ``seconds`` of failing until something gets done; with 0, try nothing twice."""
         self.seconds = seconds
         self._now = now
         self._sleep = sleep
@@ -30,17 +30,28 @@ class Retry:
 
     def progress(self) -> None:
         """Take note that something got done."""
-        self._attempts = 0
+        self._longest_wait = FIRST_WAIT_SECONDS
+        self._left_seconds = self.seconds
         self._failing_since: float | None = None
 
+    def has_reached(self) -> None:
+        """Take note that an attempt reached the other end, which may now take its time to get further."""
+        if self._failing_since is not None:
+            self._left_seconds -= self._now() - self._failing_since
+            self._failing_since = None
+
     def may_wait(self, least_seconds: float = 0.0) -> bool:
-        """Wait before another attempt, at least so long; return False, at once, if it is time to give up."""
+        """Wait before another attempt, at least so long; return False, at once, if it is time to give up.
+
+        However long that least is, the last attempt is when the time is over.
+        """
         now = self._now()
         if self._failing_since is None:
             self._failing_since = now
-        if now - self._failing_since >= self.seconds:
+        left = self._failing_since + self._left_seconds - now
+        if left <= 0:
             return False
-        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**self._attempts)
-        self._attempts += 1
-        self._sleep(max(least_seconds, self._chance.uniform(0, longest)))
+        wait = max(least_seconds, self._chance.uniform(0, self._longest_wait))
+        self._longest_wait = min(LONGEST_WAIT_SECONDS, 2 * self._longest_wait)
+        self._sleep(min(left, wait))
         return True

@@ -78,6 +78,7 @@ class EventStream:
         self._told = ToldOutcomes()
         self._in_flight: deque[int] = deque()  # the offset after each block that is not yet applied
         self._failure: BaseException | None = None
+        self._furthest_events = 0  # that were ever applied
         self._told_events = 0  # outcomes that have come on this stream, and did not have to
         # Streams that were given up before they were open; an earlier guest may have left some.
         self._unanswered = _LEFT_UNANSWERED if is_resumed else 0
@@ -222,20 +223,23 @@ class EventStream:
 
     def _connect(self, cut: _Cut | None) -> None:
         """Open a stream: the first, or another in place of one that was cut."""
-        if cut is not None and self._on_cut is not None and self._retry.seconds:
-            self._on_cut(str(cut))
+        is_told = False
         while True:
             if cut is not None:
+                if not is_told and self._on_cut is not None and self._retry.seconds:
+                    self._on_cut(str(cut))
+                is_told = True
                 self._leave(at_once=True)
                 if not self._retry.may_wait(cut.wait_seconds):
                     raise cut.told
-                self.reconnects += 1
             self._attempt = Attempt(self._hypervisor.channel)
             opening = hypervisor_pb2.Open(session_id=self._session_id, received_events=self.received_events)
             self._attempt.send(hypervisor_pb2.StreamEventsRequest(open=opening).SerializeToString())
             try:
                 arrived = self._arrived()
                 if isinstance(arrived, hypervisor_pb2.StreamEventsResponse) and arrived.HasField("opened"):
+                    self.reconnects += cut is not None
+                    self._retry.has_reached()
                     self._go_on(arrived.opened)
                     return
                 self._take(arrived)
@@ -263,12 +267,13 @@ class EventStream:
             raise CouldNotFinish(f"the hypervisor has other events than this stream below event {event:,}")
         self._is_proven = True
         self.epoch = opened.epoch
-        self.applied_events = event
+        self._has_applied(event)
         if self.received_events:
             self._confirm(min(event, self.received_events))
         self._told_events = min(event, self.received_events)
         self._in_flight.clear()
         self._commit(opened.committed_events)
+        self._send_kept()
 
     def _wait_there(self, opened: hypervisor_pb2.Opened) -> None:
         """Take note of where a resumed session stands, which the source has not reached yet."""
@@ -276,6 +281,16 @@ class EventStream:
         self.epoch = opened.epoch
         self.applied_events, self.committed_events = opened.next_event, opened.committed_events
         self._compare_if_there()
+
+    def _has_applied(self, events: int) -> None:
+        """Take note of where the hypervisor is; what it does again after a crash is no progress.
+
+        Else a block that brings it down each time would be sent for ever.
+        """
+        self.applied_events = events
+        if events > self._furthest_events:
+            self._furthest_events = events
+            self._retry.progress()
 
     def _commit(self, committed: int) -> None:
         self.committed_events = committed
@@ -318,9 +333,7 @@ class EventStream:
                 f"the hypervisor acknowledged event {applied:,}, but outcomes from event "
                 f"{self._told_events:,} on have not come"
             )
-        if applied > self.applied_events:
-            self._retry.progress()
-        self.applied_events = applied
+        self._has_applied(applied)
         self._commit(acknowledgement.committed_events)
         while self._in_flight and self._in_flight[0] <= applied:
             self._in_flight.popleft()

@@ -163,7 +163,7 @@ class Registry:
                 return self._repeated(held, request)
             self._check_count(owner)
             # The id is the capability to use the session, so nobody may guess it.
-            wanted = Wanted(secrets.token_urlsafe(24), self._last_number + 1, owner, request)
+            wanted = Wanted(secrets.token_hex(24), self._last_number + 1, owner, request)
             session = await make(wanted)
             self._last_number = wanted.number
             return self.adopt(session, wanted.number, owner, request)
