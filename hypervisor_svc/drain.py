@@ -73,7 +73,7 @@ class HypervisorServer:
                 # A peer that vanished without a word keeps nothing for long.
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ]
         )
         self._servicer = HypervisorServicer(parts, options.limits, self._store)

@@ -41,7 +41,7 @@ from hypervisor_svc.policies.base import PolicyError
 from hypervisor_svc.registry import Ending, Registry, Wanted
 from hypervisor_svc.session import FINISHED, Session
 from hypervisor_svc.store import Store
-from hypervisor_svc.stream import RETRY_AFTER_MS, EventStream
+from hypervisor_svc.stream import RETRY_AFTER_MS, EventStream, within
 
 ERROR_DOMAIN: Final = "exitlab"
 DEFAULT_INTERVAL_MS: Final = 1000
@@ -198,6 +198,13 @@ class HypervisorServicer:
         for held in self.registry.after(0, owner=None):
             held.ended.set()
 
+    async def commit_all(self) -> None:
+        """Commit what sessions have that could not be stored when their streams ended."""
+        for held in self.registry.after(0, owner=None):
+            if self.commits is not None:
+                with contextlib.suppress(Unavailable):  # which is logged
+                    await self.commits.commit(held)
+
     def refuse_if_draining(self) -> None:
         """Refuse what would not come to an end."""
         if self.is_draining:
@@ -336,7 +343,7 @@ class HypervisorServicer:
         while True:
             held = self.registry.find(session_id, owner=owner_of(context))
             response = await held.call(self.in_thread, _watched, held.session)
-            await read_in_time(context.write(response), self.limits.idle_seconds)
+            await within(self.limits.idle_seconds, context.write(response), "read nothing")
             if response.status.state == FINISHED:
                 return
             self.refuse_if_draining()

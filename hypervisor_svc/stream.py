@@ -111,7 +111,7 @@ class EventStream:
         """
         reader = asyncio.create_task(self._read())
         try:
-            first = await self._within(OPEN_SECONDS, self._take(), "sent no Open")
+            first = await within(OPEN_SECONDS, self._take(), "sent no Open")
             if isinstance(first, bytes):
                 await self._carry(*self._opening(first))
             elif self._ending is Ending.DRAINING:
@@ -190,7 +190,7 @@ class EventStream:
         again.clear()
         self._unwritten.append(lacking)
         first = self._context.write(_response(opened=opened))
-        await self._within(self._home.limits.idle_seconds, first, "read nothing")
+        await within(self._home.limits.idle_seconds, first, "read nothing")
         self._writing = asyncio.create_task(self._write(lacking))
         try:
             while (message := await self._next(held)) is not None:
@@ -213,7 +213,7 @@ class EventStream:
 
     async def _next(self, held: Held) -> bytes | _Wake | None:
         """Return the next message, or that more is committed; None once the stream has ended."""
-        message = await self._within(self._home.limits.idle_seconds, self._take(), "sent nothing")
+        message = await within(self._home.limits.idle_seconds, self._take(), "sent nothing")
         self._home.registry.drop_if_too_old(held)
         if message is _Wake.COMMITTED:
             self._is_committed_told = True
@@ -293,18 +293,6 @@ class EventStream:
             self._room.release()
         return _Wake.LOOK if self._ending is not None else found
 
-    @staticmethod
-    async def _within(seconds: float, work: Awaitable[Result], silence: str) -> Result:
-        """Wait for something of the client's for so long.
-
-        Raises: TimedOut.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                return await work
-        except TimeoutError as error:
-            raise TimedOut("SILENT", f"the client has {silence} for {seconds:g} seconds") from error
-
     async def _write(self, answers: deque[bytes]) -> None:
         while answers:
             await self._context.write(answers.popleft())
@@ -313,7 +301,19 @@ class EventStream:
         """Wait until the last answers are written."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            await self._within(self._home.limits.idle_seconds, writing, "read nothing")
+            await within(self._home.limits.idle_seconds, writing, "read nothing")
+
+
+async def within(seconds: float, work: Awaitable[Result], silence: str) -> Result:
+    """Wait for something of the client's for so long.
+
+    Raises: TimedOut.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError as error:
+        raise TimedOut("SILENT", f"the client has {silence} for {seconds:g} seconds") from error
 
 
 def _response(**message: Any) -> bytes:
