@@ -46,7 +46,7 @@ torture: .venv/made-test
 	touch $@
 
 test-floor: .venv-floor/made
-	.venv-floor/bin/$(PYTEST) tests/contract tests/hypervisor tests/guest/test_stream.py tests/guest/test_cli.py \
+	.venv-floor/bin/$(PYTEST) tests/contract tests/hypervisor tests/durable tests/guest/test_stream.py tests/guest/test_cli.py \
 		tests/guest/test_tls.py
 
 check: .venv/made-test

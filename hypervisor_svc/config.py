@@ -102,6 +102,9 @@ def _check_cpus(config: hypervisor_pb2.SessionConfig, limits: ServerLimits) -> N
     if initial and len(initial) != vcpus:
         message = f"{len(initial)} physical CPUs for {vcpus} vCPUs"
         raise _bad("INITIAL_CPUS_COUNT", "config.initial_physical_cpus", message)
+    if config.vcpu_machines and len(config.vcpu_machines) != vcpus:
+        message = f"{len(config.vcpu_machines)} virtual machines for {vcpus} vCPUs"
+        raise _bad("MACHINES_COUNT", "config.vcpu_machines", message)
     for i, cpu in enumerate(initial):
         if cpu >= cpus:
             path = f"config.initial_physical_cpus[{i}]"

@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection
 
 from exitlab.pem import CERT_FLAG, KEY_FLAG
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc
-from hypervisor_svc.errors import CannotServe
+from hypervisor_svc.errors import CannotServe, InvalidRequest, LimitReached
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import log
 from hypervisor_svc.parts import Parts
@@ -39,6 +39,9 @@ LONGEST_SOCKET_PATH: Final = 107  # bytes of sun_path on Linux, without the clos
 MIN_PING_INTERVAL_MS: Final = 10_000  # what a client's keepalive may use; gRPC's default is 5 minutes
 KEEPALIVE_MS: Final = 30_000
 CLOSING_SECONDS: Final = 0.5  # for the last answers to get out
+# Of a request that is no block: 64 lanes' tables have a sixth of that; parsed it may take 35 times as much.
+MAX_UNARY_BYTES: Final = 1 << 20
+UNARY_CALLS: Final = 256  # at once, beside the streams
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class HypervisorServer:
         self._options = options
         self._store = None if options.state_dir is None else Store(options.state_dir)
         self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=options.limits.max_streams + UNARY_CALLS,
             options=[
                 # Without this, a second server silently shares the port of the first.
                 ("grpc.so_reuseport", 0),
@@ -74,7 +78,7 @@ class HypervisorServer:
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ]
+            ],
         )
         self._servicer = HypervisorServicer(parts, options.limits, self._store)
         self._health = health.aio.HealthServicer()
@@ -220,14 +224,22 @@ def _port_trouble(host: str, port: int) -> str:
     return "gRPC does not say why"
 
 
-def _or_none(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return a parser that makes None of what is no message: gRPC alone would say UNKNOWN."""
+def _or_refusal(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a parser that makes a refusal of what nobody could mean: gRPC alone would say UNKNOWN.
+
+    What this version does not know is dropped, as nobody would count its bytes.
+    """
 
     def parsed(data: bytes) -> Any:
+        if len(data) > MAX_UNARY_BYTES:
+            message = f"the request has {len(data):,} bytes, but only a block of events may have so many"
+            return LimitReached("REQUEST_TOO_LARGE", message, max_bytes=MAX_UNARY_BYTES)
         try:
-            return parse(data)
+            request = parse(data)
         except DecodeError:
-            return None
+            return InvalidRequest("NOT_A_MESSAGE", "the bytes are no message of this method")
+        request.DiscardUnknownFields()
+        return request
 
     return parsed
 
@@ -236,7 +248,7 @@ class _Registrar:
     """A server to hand to generated code: it registers the methods with parsers of our own.
 
     StreamEvents has none: a block is decoded in the engine's thread, by the codec, and not twice. The
-    others hand None to the servicer for what is no message, so that its refusal says so.
+    others hand a refusal to the servicer for what is no message, so that its status says so.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
@@ -248,7 +260,7 @@ class _Registrar:
     def add_registered_method_handlers(self, service: str, methods: dict[str, Any]) -> None:
         """Add the service with its changed methods."""
         methods = {
-            name: handler._replace(request_deserializer=_or_none(handler.request_deserializer))
+            name: handler._replace(request_deserializer=_or_refusal(handler.request_deserializer))
             for name, handler in methods.items()
         }
         stream_events: Any = grpc.stream_stream_rpc_method_handler(methods["StreamEvents"].stream_stream)

@@ -10,7 +10,8 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from typing import Any, Final, TypeVar
@@ -90,8 +91,8 @@ def answers(method: Method[Result]) -> Method[Result]:
     async def handler(self: Any, request: Any, context: Context) -> Result:
         with self.calls, bound(peer=context.peer(), session_id=getattr(request, "session_id", "")):
             try:
-                if request is None:  # see drain.add_to_server
-                    raise InvalidRequest("NOT_A_MESSAGE", "the bytes are no message of this method")
+                if isinstance(request, Refused):  # see drain.add_to_server
+                    raise request
                 return await method(self, request, context)
             except OurFault as fault:
                 log.exception("fault", method=method.__name__)
@@ -147,7 +148,7 @@ class HypervisorServicer:
         self.is_draining = False
         self.calls = Calls()
         self._streams: set[EventStream] = set()
-        self._watchers = 0
+        self._open_calls: Counter[str] = Counter()  # streams and watchers, by owner
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="engine")
         self._store = store
         self.commits = Commits(store, limits, self.in_thread) if store is not None else None
@@ -245,20 +246,35 @@ class HypervisorServicer:
     @answers
     async def StreamEvents(self, _requests: object, context: Context) -> None:
         """Carry a stream, in raw bytes: see ``drain.add_to_server``."""
-        self._check_streams()
-        stream = EventStream(self, context, owner_of(context))
-        self._streams.add(stream)
-        try:
-            await stream.run()
-        finally:
-            self._streams.discard(stream)
+        owner = owner_of(context)
+        stream = EventStream(self, context, owner)
+        with self._counted(owner):
+            self._streams.add(stream)
+            try:
+                await stream.run()
+            finally:
+                self._streams.discard(stream)
 
-    def _check_streams(self) -> None:
-        """Refuse a stream more than there may be; a watcher holds as much as one."""
-        count = len(self._streams) + self._watchers
+    @contextlib.contextmanager
+    def _counted(self, owner: str) -> Iterator[None]:
+        """Count a stream, or a watcher, which holds as much; refuse one more than there may be.
+
+        One owner has no use for more than he may have sessions, and others shall find room too.
+        """
+        count, own = self._open_calls.total(), self._open_calls[owner]
         if count >= self.limits.max_streams:
             message = f"{count} streams are open, and no more are allowed"
             raise LimitReached("TOO_MANY_STREAMS", message, max_streams=self.limits.max_streams)
+        if owner != NOBODY and own >= self.limits.max_sessions:
+            message = f"{own} streams of yours are open, as many as you may have sessions"
+            raise LimitReached("TOO_MANY_STREAMS", message, max_sessions=self.limits.max_sessions)
+        self._open_calls[owner] += 1
+        try:
+            yield
+        finally:
+            self._open_calls[owner] -= 1
+            if not self._open_calls[owner]:
+                del self._open_calls[owner]
 
     @answers
     async def GetSession(
@@ -332,12 +348,8 @@ class HypervisorServicer:
         if interval_ms < MIN_INTERVAL_MS:
             message = f"{interval_ms} ms, but the shortest is {MIN_INTERVAL_MS} ms"
             raise InvalidRequest("INTERVAL_TOO_SHORT", message, field="interval_ms")
-        self._check_streams()
-        self._watchers += 1
-        try:
+        with self._counted(owner_of(context)):
             await self._watch(request.session_id, interval_ms, context)
-        finally:
-            self._watchers -= 1
 
     async def _watch(self, session_id: str, interval_ms: int, context: Context) -> None:
         while True:

@@ -744,6 +744,26 @@ def test_bytes_that_are_no_message(client: Client, name: str) -> None:
     assert refused == (Code.INVALID_ARGUMENT, "NOT_A_MESSAGE", "")
 
 
+def test_a_large_request_that_is_no_block_is_refused_unread(client: Client) -> None:
+    """Only blocks may be as large as a message: what a request of empty lanes takes is 35 times its bytes."""
+    config = some_config(lanes=[policy_pb2.Lane()] * 600_000)
+    request = hypervisor_pb2.CreateSessionRequest(request_id="bomb", config=config)
+    refused = refusal_of(lambda: client.stub.CreateSession(request, timeout=SECONDS))
+    assert refused == (Code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "")
+
+
+def test_what_nobody_knows_is_not_kept(client: Client) -> None:
+    """Unknown fields of a request are dropped: a repeat without them is the same request."""
+    known = hypervisor_pb2.CreateSessionRequest(request_id="unknown fields", config=some_config())
+    raw: Any = client.channel.unary_unary(
+        f"/{SERVICE_NAME}/CreateSession",
+        response_deserializer=hypervisor_pb2.CreateSessionResponse.FromString,
+    )
+    more = known.SerializeToString() + b"\xfa\x7f\x04more"  # field 2047
+    first = raw(more, timeout=SECONDS).session_id
+    assert client.stub.CreateSession(known, timeout=SECONDS).session_id == first
+
+
 def test_prices_are_read_in_an_engine_thread(tmp_path: Path) -> None:
     """Price lists are found and checked where they hold nobody else up."""
     threads = []

@@ -613,6 +613,7 @@ SVM_TABLE = policy_pb2.PolicyTable(name="mine", vendor=SVM)
         ({"physical_cpus": 17}, "config.physical_cpus", "a session has 1 to 16"),
         ({"physical_cpus": 1}, "config.initial_physical_cpus", "where each of 2 vCPUs starts"),
         ({"initial_physical_cpus": [0]}, "config.initial_physical_cpus", "1 physical CPUs for 2 vCPUs"),
+        ({"vcpu_machines": [0]}, "config.vcpu_machines", "1 virtual machines for 2 vCPUs"),
         ({"initial_physical_cpus": [0, 2]}, "config.initial_physical_cpus[1]", "there are 2"),
         ({"breakpoints": 0}, "config.breakpoints", "RECORDED or BREAKPOINT_MODE_COMPUTED"),
         ({"breakpoints": 3}, "config.breakpoints", "3 is unknown"),
