@@ -80,6 +80,7 @@ class EventStream:
         self._failure: BaseException | None = None
         self._furthest_events = 0  # that were ever applied
         self._told_events = 0  # outcomes that have come on this stream, and did not have to
+        self._reached_events = 0  # by any part
         # Streams that were given up before they were open; an earlier guest may have left some.
         self._unanswered = _LEFT_UNANSWERED if is_resumed else 0
         self.next_event = 0
@@ -270,7 +271,7 @@ class EventStream:
         self._has_applied(event)
         if self.received_events:
             self._confirm(min(event, self.received_events))
-        self._told_events = min(event, self.received_events)
+        self._told_events = self._reached_events = min(event, self.received_events)
         self._in_flight.clear()
         self._commit(opened.committed_events)
         self._send_kept()
@@ -345,6 +346,12 @@ class EventStream:
                 f"the hypervisor sent outcomes up to event {end:,}: expected {self._told_events:,}, "
                 f"which had arrived, to {self.next_event:,}, which were sent"
             )
+        if part.first_event > self._reached_events:
+            raise CouldNotFinish(
+                f"the hypervisor sent outcomes from event {part.first_event:,} on: those from event "
+                f"{self._reached_events:,} on have not come"
+            )
+        self._reached_events = max(self._reached_events, end)
         if self._told.is_new(part) and self._on_outcomes is not None:
             self._on_outcomes(part)
         if not part.is_last_part:

@@ -1,72 +1,36 @@
-"""One short session, cut at places all over its bytes: its report is the same, or there is none."""
+"""One short session, spoiled in every way: report and outcomes are those of a session left alone."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from exitlab.events import EventColumns
-from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
-from guest_svc.errors import CouldNotFinish, NotConnected
+import guest_svc.retry
+from exitlab.v1 import outcome_pb2, report_pb2
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.run import lane
-from guest_svc.stream import EventStream
-from guest_svc.workloads import find_workload
+from guest_svc.stream import WINDOW_BLOCKS
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.parts import Parts
+from tests.faults.cutting import FIRST, run_cut, run_spoiled, session_bytes
+from tests.faults.guest import LOOPS, REFERENCE, SHORT, Loop, Ran, run_session
+from tests.faults.mute import MuteChannel, muted
 from tests.faults.proxy import FaultProxy
-from tests.faults.toxics import STREAMS, LimitData, Slicer, Stream
+from tests.faults.toxics import (
+    STREAMS,
+    Bandwidth,
+    Latency,
+    ResetPeer,
+    Slicer,
+    SlowClose,
+    Stream,
+    Timeout,
+    Toxic,
+)
 from tests.hypervisor.test_server import RunningServer
 
-VMX: Final = policy_pb2.VENDOR_VMX
-POLICIES: Final = ("kvm-6.14", "swap-each-entry", "hyperplatform")  # the last one diverges
-VCPUS: Final = 2
-BLOCKS: Final = (1, 7, 2, 30, 5)  # events in each
-PLACES: Final = 24  # where a session is cut in each direction
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What came of a session."""
-
-    report: bytes
-    outcomes: tuple[bytes, ...]
-
-
-def run_session(address: str) -> Ran:
-    """Run the session at an address, all blocks and outcomes, and finish it."""
-    workload = find_workload("context-switch").make({"vcpus": str(VCPUS)}, 0, sum(BLOCKS))
-    events = next(iter(workload.blocks()))
-    outcomes: list[bytes] = []
-    config = hypervisor_pb2.SessionConfig(
-        lanes=[lane(policy, VMX) for policy in POLICIES],
-        columns=[int(column) for column in workload.columns],  # type: ignore[misc]  # stubs want their own enum
-        vcpus=VCPUS,
-        breakpoints=hypervisor_pb2.BREAKPOINT_MODE_COMPUTED,
-        leading_vendor=VMX,
-        outcome_level=outcome_pb2.OUTCOME_LEVEL_FULL,
-    )
-    with Hypervisor(address) as hypervisor:
-        session = hypervisor.create_session(config)
-        with EventStream(
-            hypervisor, session, workload.columns, lambda part: outcomes.append(part.SerializeToString())
-        ) as stream:
-            for block in cut(events):
-                stream.send(block)
-            stream.wait_until_applied()
-        report = hypervisor.finish_session(session.session_id, stream.next_event, stream.crcs)
-    return Ran(report.SerializeToString(deterministic=True), tuple(outcomes))
-
-
-def cut(events: EventColumns) -> Iterator[EventColumns]:
-    """Cut the events into unequal blocks."""
-    start = 0
-    for size in BLOCKS:
-        yield events.rows(start, start + size)
-        start += size
+PLACES: Final = 24  # where a session is cut in each direction; all places are for the torture
 
 
 @pytest.fixture(scope="module")
@@ -79,76 +43,127 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def whole(server: RunningServer) -> Ran:
-    """Return what comes of the session when nothing is between guest and hypervisor."""
-    return run_session(server.address)
+def whole(server: RunningServer) -> dict[Loop, Ran]:
+    """Return what comes of the sessions when nothing is between guest and hypervisor."""
+    return {loop: run_session(server.address, loop) for loop in LOOPS}
 
 
 @pytest.fixture
 def listen(tmp_path: Path) -> Callable[[], str]:
-    """Return a function that gives every proxy an address of its own.
-
-    Clients of one process share what they know of an address, as that nobody answered there just now.
-    """
+    """Return a function that gives every proxy an address of its own."""
     numbers = count()
     return lambda: f"unix:{tmp_path}/{next(numbers)}"
 
 
-def run_cut(server: RunningServer, listen: str, stream: Stream, limit: int) -> tuple[Ran | None, bool]:
-    """Run the session, its first connection cut after so many bytes of a direction.
-
-    Returns what came of it, None if the guest said that it could not be finished; and whether it was cut:
-    what a session takes varies by some frames of the transport's own.
-    """
-    with FaultProxy(server.address, listen) as proxy:
-        fault = proxy.add(LimitData(bytes=limit), stream, only=[0])
-        try:
-            ran = run_session(proxy.address)
-        except (CouldNotFinish, NotConnected):
-            ran = None
-    return ran, fault.cuts == [0]
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have guests come again at once: what happens is looked at, not when."""
+    monkeypatch.setattr(guest_svc.retry, "FIRST_WAIT_SECONDS", 0.001)
 
 
-def session_bytes(server: RunningServer, listen: str, stream: Stream) -> int:
-    """Return how many bytes of a direction a session takes, and so at how many places it can be cut."""
-    with FaultProxy(server.address, listen) as proxy:
-        run_session(proxy.address)
-        assert len(proxy.connections) == 1
-        return proxy.passed(stream)
-
-
-def test_the_session_is_worth_cutting(whole: Ran) -> None:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_session_is_worth_cutting(whole: dict[Loop, Ran], loop: Loop) -> None:
     """One lane tells another story than the others, each vCPU has a part in it, all events are answered."""
-    report = report_pb2.Report.FromString(whole.report)
+    report = report_pb2.Report.FromString(whole[loop].report)
     same, diverged = report_pb2.VERDICT_SAME, report_pb2.VERDICT_DIVERGED
     assert [each.verdict for each in report.lanes] == [same, same, diverged]
     assert all(vcpu.mov_dr_executed for each in report.lanes for vcpu in each.vcpus)
-    parts = [outcome_pb2.OutcomePart.FromString(part) for part in whole.outcomes]
-    assert {part.lane for part in parts} == {0, 1, 2, 3}  # the last is the reference's
-    assert parts[-1].first_event + parts[-1].event_count == report.events == sum(BLOCKS)
+    parts = [outcome_pb2.OutcomePart.FromString(part) for part in whole[loop].told.parts]
+    assert [part.lane for part in parts] == [0, 1, 2, REFERENCE] * len(SHORT)
+    assert sum(part.event_count for part in parts if part.lane == REFERENCE) == report.events == sum(SHORT)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_slices_change_nothing(
-    server: RunningServer, whole: Ran, listen: Callable[[], str], stream: Stream
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_cut_changes_nothing(
+    server: RunningServer, whole: dict[Loop, Ran], listen: Callable[[], str], stream: Stream, loop: Loop
 ) -> None:
-    """However the transport's bytes are cut into pieces, report and outcomes are the same."""
-    with FaultProxy(server.address, listen()) as proxy:
-        slicer = proxy.add(Slicer(average_size=7, size_variation=6), stream)
-        assert run_session(proxy.address) == whole
-        assert slicer.chunks > 0
-
-
-@pytest.mark.parametrize("stream", STREAMS)
-def test_a_cut_session_is_whole_or_not_finished(
-    server: RunningServer, whole: Ran, listen: Callable[[], str], stream: Stream
-) -> None:
-    """Wherever the connection is cut, the report and the outcomes are the same, or the guest says no."""
-    size = session_bytes(server, listen(), stream)
-    was_cut = 0
+    """Wherever the connection is cut, the guest goes on by itself, unless its very first call was cut."""
+    size = session_bytes(server.address, listen(), stream, loop)
+    was_cut = went_on = 0
     for place in range(PLACES):
-        ran, is_cut = run_cut(server, listen(), stream, size * place // PLACES)
-        assert ran in (None, whole)
-        assert is_cut or ran == whole
-        was_cut += is_cut
-    assert was_cut > PLACES // 2
+        spoiled = run_cut(server.address, listen(), stream, loop, size * place // PLACES)
+        assert spoiled.ran == whole[loop]
+        was_cut += spoiled.is_cut
+        went_on += spoiled.is_cut and not spoiled.had_to_begin_again
+    assert was_cut > PLACES * 3 // 4
+    assert went_on > PLACES // 2
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "toxic",
+    [Latency(latency=5, jitter=5), Bandwidth(rate=100), SlowClose(delay=20), Slicer(7, size_variation=6)],
+    ids=lambda toxic: type(toxic).__name__,
+)
+def test_a_bad_line_changes_nothing(
+    server: RunningServer,
+    whole: dict[Loop, Ran],
+    listen: Callable[[], str],
+    stream: Stream,
+    loop: Loop,
+    toxic: Toxic,
+) -> None:
+    """A line that is slow, or that cuts the transport's bytes into pieces, is a line: nothing is cut."""
+    spoiled = run_spoiled(server.address, listen(), toxic, stream, loop, only=None)
+    assert spoiled.ran == whole[loop]
+    assert not spoiled.is_cut
+
+
+def test_a_hypervisor_far_away_is_reached(server: RunningServer, listen: Callable[[], str]) -> None:
+    """A connection may take a while to be made: the first answer comes after 150 ms."""
+    with FaultProxy(server.address, listen()) as proxy, Hypervisor(proxy.address) as hypervisor:
+        proxy.add(Latency(latency=150), "downstream")
+        assert hypervisor.price_lists()
+        assert len(proxy.connections) == 1
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "toxic", [Timeout(timeout=20), ResetPeer(timeout=10)], ids=lambda toxic: type(toxic).__name__
+)
+def test_a_line_that_breaks_changes_nothing(
+    server: RunningServer,
+    whole: dict[Loop, Ran],
+    listen: Callable[[], str],
+    stream: Stream,
+    loop: Loop,
+    toxic: Toxic,
+) -> None:
+    """The first connection is ended, and what was on it is lost; the next one does it."""
+    spoiled = run_spoiled(server.address, listen(), toxic, stream, loop, only=FIRST)
+    assert spoiled.ran == whole[loop]
+    assert spoiled.is_cut
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_proxy_that_is_down_for_a_while_changes_nothing(
+    server: RunningServer, whole: dict[Loop, Ran], listen: Callable[[], str], loop: Loop
+) -> None:
+    """All connections are cut once a session is there, and nobody answers until the guest has tried."""
+    with FaultProxy(server.address, listen()) as proxy:
+
+        def down_and_up(_: str) -> None:
+            assert proxy.down() == 1
+            proxy.up()
+
+        assert run_session(proxy.address, loop, on_session=down_and_up) == whole[loop]
+        assert len(proxy.connections) == 2
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("swallowed", range(1, WINDOW_BLOCKS + 1))  # for the next, the guest would wait
+def test_acknowledgements_that_never_arrive_are_not_needed(
+    server: RunningServer, whole: dict[Loop, Ran], swallowed: int, loop: Loop
+) -> None:
+    """The guest sees no acknowledgement, and each stream is cut after some: Opened says where it stands."""
+    mute: list[MuteChannel] = []
+
+    def on_hypervisor(hypervisor: Hypervisor) -> None:
+        # A closed loop waits for each block: its stream is cut at the first acknowledgement.
+        mute.append(muted(hypervisor, swallowed if loop == "open" else 1, sum(SHORT)))
+
+    assert run_session(server.address, loop, on_hypervisor=on_hypervisor) == whole[loop]
+    assert mute[0].lost > 0

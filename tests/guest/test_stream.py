@@ -192,6 +192,10 @@ def told(events: int) -> Response:
         ),
         (Keeper(answer=say(acknowledge(6))), "acknowledged event 6: expected 0, .* to 5, which were sent"),
         (Keeper(answer=say(told(3), acknowledge(3), acknowledge(2))), "acknowledged event 2: expected 3, "),
+        (
+            Keeper(answer=say(Response(outcomes=outcome_pb2.OutcomePart(first_event=1, event_count=2)))),
+            "sent outcomes from event 1 on: those from event 0 on have not come",
+        ),
         (Keeper(answer=say(told(2), acknowledge(3))), "event 3, but outcomes from event 2 on have not come"),
         (
             Keeper(answer=say(Response(outcomes=outcome_pb2.OutcomePart(event_count=6)))),
