@@ -73,6 +73,7 @@ class EventStream:
         self._retry = Retry(hypervisor.retry_seconds)
         self._attempt: Attempt | None = None
         self._kept = KeptBlocks(self._crcs.declared)
+        self._is_resumed = is_resumed
         self._is_proven = not is_resumed  # what is made here is what the hypervisor has
         self._there = hypervisor_pb2.Opened()  # where a resumed session stood
         self._told = ToldOutcomes()
@@ -271,7 +272,10 @@ class EventStream:
         self._has_applied(event)
         if self.received_events:
             self._confirm(min(event, self.received_events))
-        self._told_events = self._reached_events = min(event, self.received_events)
+        self._told_events = min(event, self.received_events)
+        # Where outcomes begin that come to a guest which was restarted, only they can tell.
+        has_none = self._is_resumed and not self.received_events
+        self._reached_events = event if has_none else self._told_events
         self._in_flight.clear()
         self._commit(opened.committed_events)
         self._send_kept()
@@ -281,6 +285,7 @@ class EventStream:
         self._there = opened
         self.epoch = opened.epoch
         self.applied_events, self.committed_events = opened.next_event, opened.committed_events
+        self._reached_events = opened.next_event
         self._compare_if_there()
 
     def _has_applied(self, events: int) -> None:
