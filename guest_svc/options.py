@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from exitlab.command_line import Parser, ShowVersion
+from exitlab.command_line import Parser, ShowVersion, seconds
 from guest_svc.connection import add_tls_options
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -123,19 +123,9 @@ def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
     )
     help_text = f"how long to look for a hypervisor that is gone (default {DEFAULT_RETRY_SECONDS:g})"
     parser.add_argument(
-        "--retry-seconds", metavar="N", type=_seconds, default=DEFAULT_RETRY_SECONDS, help=help_text
+        "--retry-seconds", metavar="N", type=seconds(86_400), default=DEFAULT_RETRY_SECONDS, help=help_text
     )
     add_tls_options(parser)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86,400")
-    return seconds
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

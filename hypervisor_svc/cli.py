@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 
-from exitlab.command_line import BAD_INPUT, INTERRUPTED, Parser, ShowVersion, run_command, tell
+from exitlab.command_line import BAD_INPUT, INTERRUPTED, Parser, ShowVersion, run_command, seconds, tell
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     help_text = "keep sessions in this folder, so that they survive a crash of the server"
     add("--state-dir", metavar="DIR", help=help_text)
     help_text = f"how long a drain may take (default {DEFAULT_GRACE_SECONDS:g})"
-    add("--grace", metavar="SECONDS", type=_seconds, default=DEFAULT_GRACE_SECONDS, help=help_text)
+    add("--grace", metavar="SECONDS", type=seconds(3_600), default=DEFAULT_GRACE_SECONDS, help=help_text)
     add("--log-format", choices=("console", "json"), default="console", help="default console")
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, default="info", help="default info")
@@ -123,16 +123,6 @@ def _whole(largest: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
-    return seconds
 
 
 def _bad_input(message: object) -> int:

@@ -80,6 +80,21 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
+def seconds(most: int) -> Callable[[str], float]:
+    """Return what reads an option's number of seconds, at most so many."""
+
+    def read(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = -1.0
+        if not 0 <= found <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {most:,}")
+        return found
+
+    return read
+
+
 def tell(program: str, message: object) -> None:
     """Print one line on standard error; a reader that is gone changes nothing of how the command exits."""
     try:  # noqa: SIM105  (contextlib costs a help text more time than these lines)
