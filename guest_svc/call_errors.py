@@ -20,13 +20,14 @@ _PASSING: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 )
 _PASSING_REASONS: Final = frozenset({"TOO_MANY_STREAMS"})  # one of them may be this guest's own, cut
+_BUSY: Final = "Concurrent RPC limit exceeded"  # what gRPC says for a hypervisor with too many calls
 _CUT: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})  # if no hypervisor said it
 _OUR_DOMAIN: Final = "exitlab"
 _MEANINGS: Final = {
     "FENCED": "another guest has taken the session over",
     "SESSION_NOT_FOUND": (
         "the hypervisor has the session no longer: it was restarted without --state-dir, or the session "
-        "was idle for too long; start the run again"
+        "was idle for too long, or too old; start the run again"
     ),
     "ENGINE_CHANGED": "the hypervisor has other rules than those that the session began under",
 }
@@ -63,7 +64,7 @@ def guest_error(error: grpc.RpcError, doing: str) -> GuestError:
 
 def session_error(error: grpc.RpcError, doing: str) -> GuestError:
     """Return what it means that a call or a stream of a session failed."""
-    reason = _reason(error)
+    reason = reason_of(error)
     if reason == "EVENT_COUNT_MISMATCH":
         return SessionIsBehind(f"{doing}: {_status(error)[1]}")
     if reason in _MEANINGS:
@@ -73,18 +74,18 @@ def session_error(error: grpc.RpcError, doing: str) -> GuestError:
 
 def may_pass(error: grpc.RpcError) -> bool:
     """Tell whether another attempt makes sense: the other end was not there, or the way to it was cut."""
-    status, reason = _status(error)[0], _reason(error)
+    (status, message), reason = _status(error), reason_of(error)
     if reason:
         return status in _PASSING or reason in _PASSING_REASONS
-    return status in _PASSING or status in _CUT
+    return status in _PASSING or status in _CUT or message == _BUSY
 
 
 def is_fenced(error: grpc.RpcError) -> bool:
     """Tell whether a newer stream has the session."""
-    return _reason(error) == "FENCED"
+    return reason_of(error) == "FENCED"
 
 
-def _reason(error: grpc.RpcError) -> str:
+def reason_of(error: grpc.RpcError) -> str:
     """Return the reason that a hypervisor gave; empty if none did."""
     infos = [told for told in _told(error) if isinstance(told, error_details_pb2.ErrorInfo)]
     return "".join(str(info.reason) for info in infos[:1] if info.domain == _OUR_DOMAIN)

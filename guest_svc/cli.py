@@ -220,7 +220,8 @@ def _connect(
     gc.enable()
     retry_seconds = options.retry_seconds if options.hypervisor else 0.0
     address, tls = find_hypervisor()
-    return stack.enter_context(Hypervisor(address, tls, retry_seconds=retry_seconds))
+    is_known = bool(getattr(options, "resume", None))  # where the session is
+    return stack.enter_context(Hypervisor(address, tls, retry_seconds=retry_seconds, is_known=is_known))
 
 
 _COMMANDS = {

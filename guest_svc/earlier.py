@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
 from exitlab.v1 import hypervisor_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
 from guest_svc.hypervisor import Hypervisor
@@ -32,7 +34,7 @@ def find_earlier(hypervisor: Hypervisor, session_id: str, price_names: Sequence[
     priced = hypervisor.priced(session_id, choices)
     try:
         report = report_pb2.Report.FromString(priced.report)
-    except ValueError:
+    except DecodeError:
         raise CouldNotFinish("the hypervisor's stored report cannot be read") from None
     return Earlier(found.config.label, report, check_figures(priced.figures, price_names, len(report.lanes)))
 

@@ -41,10 +41,18 @@ _Answer = TypeVar("_Answer", bound=Message)
 class Hypervisor:
     """A connection to a hypervisor. Its errors are GuestErrors of one line."""
 
-    def __init__(self, address: str, tls: Tls | None = None, *, retry_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        tls: Tls | None = None,
+        *,
+        retry_seconds: float = 0.0,
+        is_known: bool = False,
+    ) -> None:
         """Name the hypervisor at ``address`` (``host:port`` or ``unix:PATH``); nothing is sent yet.
 
-        Once it has answered, it is looked for again for so long if it is gone.
+        Once it has answered, or if it ``is_known`` to have been there, it is looked for again for so long if
+        it is gone.
 
         Raises: BadInput, if a file of ``tls`` cannot be used.
         """
@@ -53,7 +61,7 @@ class Hypervisor:
         make_channel = grpc.insecure_channel if tls is None else tls.channel
         self.channel = make_channel(wire_text(address), _CHANNEL_OPTIONS)
         self._stub = hypervisor_pb2_grpc.HypervisorServiceStub(self.channel)
-        self._has_answered = False
+        self._has_answered = is_known
         self._has_begun = False  # a session was created, so what fails from then on is cut short
 
     def __enter__(self) -> Self:

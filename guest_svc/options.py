@@ -121,7 +121,7 @@ def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get(HYPERVISOR_VARIABLE),
         help=f"host:port or unix:PATH (default: ${HYPERVISOR_VARIABLE}, else a private one)",
     )
-    help_text = f"how long to look for a hypervisor that is gone (default {DEFAULT_RETRY_SECONDS:g})"
+    help_text = f"how long to look for one that has answered and is gone (default {DEFAULT_RETRY_SECONDS:g})"
     parser.add_argument(
         "--retry-seconds", metavar="N", type=seconds(86_400), default=DEFAULT_RETRY_SECONDS, help=help_text
     )

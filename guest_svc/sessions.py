@@ -130,7 +130,7 @@ def _finished(
         count += len(block)
     if (count, crcs.values) != (status.applied_events, tuple(status.column_crcs)):
         raise BadInput(
-            f"--resume: the session has finished with {status.applied_events:,} other events than the "
-            f"{count:,} of this source"
+            f"--resume: this source is not the session's, which has finished: its {status.applied_events:,} "
+            f"events are not the {count:,} of this source"
         )
     return hypervisor.finish_session(status.session_id, count, crcs.values)

@@ -19,14 +19,15 @@ from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import COLUMN_DTYPES, Column, EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
 from guest_svc.attempt import Arrived, Attempt
-from guest_svc.call_errors import is_fenced, may_pass, session_error
+from guest_svc.call_errors import is_fenced, may_pass, reason_of, session_error
 from guest_svc.errors import BadInput, CouldNotFinish, GuestError, SessionIsBehind
 from guest_svc.hypervisor import Hypervisor
 from guest_svc.kept import Block, KeptBlocks, ToldOutcomes
 from guest_svc.retry import Retry
 
 WINDOW_BLOCKS: Final = 4  # sent and not acknowledged; one would cost up to half of the rate
-_LEFT_UNANSWERED: Final = 3
+_MOST_UNANSWERED: Final = 3
+_LEFT_UNANSWERED: Final = 1  # as a guest makes one attempt at a time
 _FRAME_BYTES: Final = 512  # of a block beside its columns, at most
 _DEFAULT_BLOCK_EVENTS: Final = 65_536
 
@@ -34,11 +35,12 @@ _DEFAULT_BLOCK_EVENTS: Final = 65_536
 class _Cut(Exception):
     """A stream has ended, and another may go on."""
 
-    def __init__(self, told: GuestError, wait_seconds: float = 0.0) -> None:
-        """Say what it is if none goes on, and how long the hypervisor asks to wait."""
+    def __init__(self, told: GuestError, wait_seconds: float = 0.0, *, is_unanswered: bool = False) -> None:
+        """Say what it is if none goes on, how long to wait, and whether an Open may still be on its way."""
         super().__init__(str(told))
         self.told = told
         self.wait_seconds = wait_seconds
+        self.is_unanswered = is_unanswered
 
 
 class EventStream:
@@ -187,14 +189,13 @@ class EventStream:
 
     def _has_room(self, end: int) -> bool:
         """Return whether a block up to event ``end`` may be sent now; an empty window takes any."""
-        if not self._in_flight:
-            return True
         limits = self._limits
         unapplied, uncommitted = end - self.applied_events, end - self.committed_events
-        return (
+        if limits.max_uncommitted_events and uncommitted > limits.max_uncommitted_events:
+            return False  # more is committed before long: a block is at most half of what may be uncommitted
+        return not self._in_flight or (
             len(self._in_flight) < WINDOW_BLOCKS
             and (not limits.max_window_events or unapplied <= limits.max_window_events)
-            and (not limits.max_uncommitted_events or uncommitted <= limits.max_uncommitted_events)
         )
 
     def _take_until(self, is_true: Callable[[], bool]) -> None:
@@ -247,7 +248,7 @@ class EventStream:
                 self._take(arrived)
                 raise CouldNotFinish("the hypervisor did not answer that the stream is open")
             except _Cut as another:
-                self._unanswered += 1
+                self._unanswered = min(self._unanswered + another.is_unanswered, _MOST_UNANSWERED)
                 cut = another
 
     def _go_on(self, opened: hypervisor_pb2.Opened) -> None:
@@ -262,10 +263,11 @@ class EventStream:
                 f"the hypervisor goes on at event {event:,}, but had committed {self.committed_events:,}"
             )
         if crcs is None:
+            other = "; another guest has sent to the session" if event > self.next_event else ""
             raise CouldNotFinish(
-                f"the hypervisor goes on at event {event:,}, this stream at {self.next_event:,}"
+                f"the hypervisor goes on at event {event:,}, this stream at {self.next_event:,}{other}"
             )
-        if crcs != tuple(opened.column_crcs) and opened.column_crcs:
+        if crcs != tuple(opened.column_crcs):
             raise CouldNotFinish(f"the hypervisor has other events than this stream below event {event:,}")
         self._is_proven = True
         self.epoch = opened.epoch
@@ -309,7 +311,9 @@ class EventStream:
             raise CouldNotFinish(f"the hypervisor ended the stream {where}")
         if isinstance(arrived, grpc.RpcError):
             told = session_error(arrived, f"the stream broke {where}")
-            raise (_Cut(told) if may_pass(arrived) or self._fenced_itself(arrived) else told) from None
+            if may_pass(arrived) or self._fenced_itself(arrived):
+                raise _Cut(told, is_unanswered=not reason_of(arrived)) from None
+            raise told from None
         if isinstance(arrived, BaseException):
             raise arrived
         which = arrived.WhichOneof("message")
@@ -375,6 +379,8 @@ def _largest_block(limits: hypervisor_pb2.Limits, columns: Iterable[Column]) -> 
     """Return how many events a block may have; 0 in a limit stands for none."""
     row_bytes = sum(COLUMN_DTYPES[column].itemsize for column in columns)
     allowed = [limits.max_block_events, limits.max_window_events]
+    if limits.max_uncommitted_events:
+        allowed.append(max(1, limits.max_uncommitted_events // 2))
     if limits.max_message_bytes:
         allowed.append(max(1, (limits.max_message_bytes - _FRAME_BYTES) // row_bytes))
     return min((limit for limit in allowed if limit), default=_DEFAULT_BLOCK_EVENTS)

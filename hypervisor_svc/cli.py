@@ -133,6 +133,8 @@ def _bad_input(message: object) -> int:
 def _serve(options: argparse.Namespace) -> int:
     if options.own_folder is not None and options.parent_pipe is None:
         return _bad_input("--own-folder: needs --parent-pipe")
+    if options.state_dir == "":  # a shell's variable that is not set, perhaps
+        return _bad_input("--state-dir: expected a folder")
     if options.parent_pipe is not None:
         trouble = _watch_parent(options)
         if trouble:

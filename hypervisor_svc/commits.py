@@ -11,9 +11,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from hypervisor_svc.errors import Refused
+from hypervisor_svc.errors import OurFault, Refused
 from hypervisor_svc.journal import Checkpoint
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
@@ -48,6 +49,7 @@ class Commits:
         self._in_thread = in_thread
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._turn = asyncio.Lock()
         self._rests_until = now()
 
     def look(self, held: Held) -> None:
@@ -85,6 +87,7 @@ class Commits:
 
     async def _committed(self, held: Held) -> None:
         """Wait for a checkpoint; whoever leaves meanwhile leaves it to the others that wait."""
+        held.is_commit_wanted = True
         await asyncio.shield(held.committing or self._begin(held))
 
     @staticmethod
@@ -103,30 +106,47 @@ class Commits:
         return held.committing
 
     async def _commit(self, held: Held) -> None:
-        """Store a checkpoint and tell the session's stream; end the stream if that fails."""
-        session = held.session
+        """Store a checkpoint, in turn with others, and tell the session's stream; end it if that fails."""
         try:
-            checkpoint, seconds = await held.call(self._in_thread, self._timed, session.checkpoint)
-            if checkpoint is None:
-                return
-            begun = self._now()
-            save, age_seconds = self._store.save_checkpoint, begun - held.began_at
-            await asyncio.get_running_loop().run_in_executor(
-                self._thread, save, session.session_id, checkpoint, age_seconds
-            )
-            self._rests_until = self._now() + _PAUSE * (seconds + self._now() - begun)
+            async with self._turn:
+                if not held.is_commit_wanted and self._seconds_until_due(held) > 0:
+                    return  # another's has taken its time meanwhile
+                held.is_commit_wanted = False
+                await self._store_checkpoint(held)
         except Refused as refused:
-            with bound(session_id=session.session_id):
-                log.error("not committed", applied_events=session.applied_events, why=refused.message)
-            if held.stream is not None:
-                held.stream.end(Ending.NOT_STORED)
+            self._give_up(held, refused.message)
             raise
+        except Exception as error:
+            log.exception("fault", method="checkpoint")
+            self._give_up(held, "a fault of the hypervisor")
+            raise OurFault("INTERNAL_ERROR", "the session cannot be stored; the log says more") from error
         finally:
-            held.committing, held.committed_at = None, self._now()
+            held.committing = None
+        self.look(held)  # there may be more by now
+
+    async def _store_checkpoint(self, held: Held) -> None:
+        session = held.session
+        checkpoint, copying = await held.call(self._in_thread, self._timed, session.checkpoint)
+        if checkpoint is None:
+            return
+        age_seconds = self._now() - held.began_at
+        save = partial(self._store.save_checkpoint, session.session_id, checkpoint, age_seconds)
+        loop = asyncio.get_running_loop()
+        _, storing = await loop.run_in_executor(self._thread, self._timed, save)
+        held.committed_at = self._now()
+        self._rests_until = held.committed_at + _PAUSE * (copying + storing)
         session.committed(checkpoint.applied_events)
         if held.stream is not None:
             held.stream.tell_committed()
-        self.look(held)  # there may be more by now
+
+    def _give_up(self, held: Held, why: str) -> None:
+        """Say that a session is not committed; it waits in memory, and is tried again a second later."""
+        held.committed_at = self._now()
+        session = held.session
+        with bound(session_id=session.session_id):
+            log.error("not committed", applied_events=session.applied_events, why=why)
+        if held.stream is not None:
+            held.stream.end(Ending.NOT_STORED)
 
     def _timed(self, work: Callable[[], Result]) -> tuple[Result, float]:
         """Do work and tell how many seconds it took."""

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from exitlab.command_line import NOT_FINISHED
 from exitlab.pem import CERT_FLAG, KEY_FLAG
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc
 from hypervisor_svc.errors import CannotServe, InvalidRequest, LimitReached
@@ -100,20 +101,25 @@ class HypervisorServer:
         log.info("serving", address=address, incarnation=self._servicer.incarnation)
         return address
 
-    async def drain(self) -> None:
-        """Tell everybody, wait until the open calls are answered, and stop."""
+    async def drain(self) -> bool:
+        """Tell everybody, wait until the open calls are answered, and stop; tell whether all is stored."""
         log.info("draining", grace_seconds=self._options.grace_seconds)
         await self._health.enter_graceful_shutdown()
         self._servicer.drain()
+        # A call that is stuck shall not keep what others have from being stored.
+        half, is_stored = self._options.grace_seconds / 2, False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._options.grace_seconds):
+            async with asyncio.timeout(half):
                 await self._servicer.calls.none.wait()
-                await self._servicer.commit_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(half):
+                is_stored = await self._servicer.commit_all()
         # Not the whole grace: whoever watches the health never leaves by himself.
         await self._server.stop(min(self._options.grace_seconds, CLOSING_SECONDS))
         if self._store is not None:
             self._store.close()
-        log.info("stopped")
+        log.info("stopped", is_stored=is_stored)
+        return is_stored
 
     async def stop(self) -> None:
         """Stop at once."""
@@ -123,7 +129,7 @@ class HypervisorServer:
 
 
 async def serve(options: ServeOptions, parts: Parts, on_listening: Callable[[str], None]) -> int:
-    """Serve until a signal and return the exit code: 0 once drained, 128 + the second signal.
+    """Serve until a signal and return the exit code: 0 once drained, 3 if not all is stored, 128 + a second.
 
     Raises: CannotServe.
     """
@@ -139,8 +145,7 @@ async def serve(options: ServeOptions, parts: Parts, on_listening: Callable[[str
     await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
     if draining.done():
         second.cancel()
-        await draining
-        return 0
+        return 0 if await draining else NOT_FINISHED
     await server.stop()
     return 128 + second.result()
 

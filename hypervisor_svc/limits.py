@@ -29,8 +29,10 @@ class ServerLimits:
     max_streams: int = _limit(512, 1 << 20, "largest number of streams at once")
     idle_seconds: int = _limit(3600, 1 << 31, "seconds after which a session without a stream is dropped")
     max_session_seconds: int = _limit(604_800, 1 << 31, "largest age of a session in seconds")
-    max_state_bytes: int = _limit(256 << 20, 1 << 40, "largest state of a session in bytes")
-    max_reports: int = _limit(256, 1 << 16, "largest number of ended sessions, with their reports, kept")
+    max_state_bytes: int = _limit(256 << 20, 900 << 20, "largest state of a session in bytes")
+    max_reports: int = _limit(
+        256, 1 << 16, "largest number of ended sessions of one owner, with their reports, kept"
+    )
 
     def to_proto(self) -> hypervisor_pb2.Limits:
         """Return the limits as the contract's message."""

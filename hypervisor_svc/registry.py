@@ -73,6 +73,9 @@ class Held:
     owner: str = NOBODY
     began_at: float = 0.0  # as if a server had run all the time
     committed_at: float = 0.0
+    engine_fingerprint: str = ""
+    is_dropped: bool = False
+    is_commit_wanted: bool = False  # due or not
     committing: asyncio.Task[None] | None = None
     looked_at_again: asyncio.TimerHandle | None = None
     stream: StreamLike | None = None  # the newest one that is open
@@ -109,6 +112,7 @@ class Registry:
         now: Callable[[], float] = time.monotonic,
         *,
         last_number: int = 0,
+        engine_fingerprint: str = "",
         on_drop: Callable[[list[str]], None] | None = None,
     ) -> None:
         """Hold nothing yet; ``now`` tells seconds.
@@ -120,6 +124,7 @@ class Registry:
         self._by_id: dict[str, Held] = {}  # oldest first
         self._by_request: dict[tuple[str, str], Held] = {}
         self._last_number = last_number
+        self._engine_fingerprint = engine_fingerprint  # of new sessions
         self._on_drop = on_drop
         self._creating = asyncio.Lock()
 
@@ -130,10 +135,11 @@ class Registry:
         owner: str,
         request: hypervisor_pb2.CreateSessionRequest,
         age_seconds: float = 0.0,
+        engine_fingerprint: str = "",
     ) -> Held:
         """Hold a session that has just been made, or that was stored at some age."""
         now = self._now()
-        held = Held(session, number, request, now, owner, now - age_seconds, now)
+        held = Held(session, number, request, now, owner, now - age_seconds, now, engine_fingerprint)
         if session.state in ENDED:
             held.ended.set()
         self._by_id[session.session_id] = self._by_request[owner, request.request_id] = held
@@ -157,7 +163,7 @@ class Registry:
     ) -> Held:
         async with self._creating:  # a repeat that comes meanwhile waits, and then finds the first
             self._drop_some()
-            self._drop_ended()
+            self.drop_ended(owner)
             held = self._by_request.get((owner, request.request_id))
             if held is not None:
                 return self._repeated(held, request)
@@ -166,7 +172,9 @@ class Registry:
             wanted = Wanted(secrets.token_hex(24), self._last_number + 1, owner, request)
             session = await make(wanted)
             self._last_number = wanted.number
-            return self.adopt(session, wanted.number, owner, request)
+            return self.adopt(
+                *(session, wanted.number, owner, request), engine_fingerprint=self._engine_fingerprint
+            )
 
     def find(self, session_id: str, field_path: str = "session_id", owner: str = NOBODY) -> Held:
         """Return a session of the caller's and note that it is in use.
@@ -176,9 +184,7 @@ class Registry:
         self._drop_some()
         held = self._by_id.get(session_id)
         if held is None or held.owner != owner:
-            message = (
-                "no such session; it never was, or was dropped as idle or too old, or the server restarted"
-            )
+            message = "no such session: never was, dropped (idle, too old, too many), or the server restarted"
             raise NotFound("SESSION_NOT_FOUND", message, field=field_path)
         self.touch(held)
         return held
@@ -240,14 +246,20 @@ class Registry:
             "idle",
         )
 
-    def _drop_ended(self) -> None:
-        ended = [held for held in self._by_id.values() if held.session.state in ENDED]
+    def drop_ended(self, owner: str) -> None:
+        """Drop the oldest of an owner's sessions that have ended, if there are too many."""
+        ended = [held for held in self._by_id.values() if held.session.state in ENDED and held.owner == owner]
         self._drop(ended[: -self._limits.max_reports], "too many ended")
 
     def _drop(self, dropped: list[Held], why: str) -> None:
         for held in dropped:
+            held.is_dropped = True
             del self._by_id[held.session.session_id]
-            del self._by_request[held.owner, held.request.request_id]
+            key = held.owner, held.request.request_id
+            if (
+                self._by_request.get(key) is held
+            ):  # else it was created anew while the old was being forgotten
+                del self._by_request[key]
             held.ended.set()
             if held.stream is not None:
                 held.stream.end(Ending.DROPPED)

@@ -152,7 +152,11 @@ class HypervisorServicer:
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="engine")
         self._store = store
         self.commits = Commits(store, limits, self.in_thread) if store is not None else None
-        self.registry = Registry(limits) if store is None else self._stored_sessions(store)
+        self.registry = (
+            Registry(limits, engine_fingerprint=parts.engine_fingerprint)
+            if store is None
+            else self._stored_sessions(store)
+        )
 
     def _stored_sessions(self, store: Store) -> Registry:
         """Return a registry with all that a store has."""
@@ -170,11 +174,16 @@ class HypervisorServicer:
             log.error("a stored session is damaged and left out", number=number)
 
         found = store.load(tell_damage)
-        registry = Registry(self.limits, last_number=store.last_number, on_drop=forget)
+        registry = Registry(
+            self.limits,
+            last_number=store.last_number,
+            engine_fingerprint=self.parts.engine_fingerprint,
+            on_drop=forget,
+        )
         for stored in found:
-            start = stored.start
-            session = self._restored(stored, store)
-            registry.adopt(session, start.number, start.owner, start.request, stored.age_seconds)
+            start, session = stored.start, self._restored(stored, store)
+            whose = start.number, start.owner, start.request
+            registry.adopt(session, *whose, stored.age_seconds, start.engine_fingerprint)
         return registry
 
     def _restored(self, stored: Stored, store: Store) -> Session:
@@ -199,12 +208,16 @@ class HypervisorServicer:
         for held in self.registry.after(0, owner=None):
             held.ended.set()
 
-    async def commit_all(self) -> None:
-        """Commit what sessions have that could not be stored when their streams ended."""
+    async def commit_all(self) -> bool:
+        """Commit what sessions have that could not be stored before; tell whether all is stored now."""
+        is_stored = True
         for held in self.registry.after(0, owner=None):
             if self.commits is not None:
-                with contextlib.suppress(Unavailable):  # which is logged
+                try:
                     await self.commits.commit(held)
+                except Refused:  # which is logged
+                    is_stored = False
+        return is_stored
 
     def refuse_if_draining(self) -> None:
         """Refuse what would not come to an end."""
@@ -222,7 +235,7 @@ class HypervisorServicer:
         return hypervisor_pb2.CreateSessionResponse(
             session_id=held.session.session_id,
             limits=self.limits.to_proto(),
-            engine_fingerprint=self.parts.engine_fingerprint,
+            engine_fingerprint=held.engine_fingerprint,
             server_incarnation=self.incarnation,
         )
 
@@ -288,7 +301,7 @@ class HypervisorServicer:
             status=status,
             config=held.session.config,
             limits=limits,
-            engine_fingerprint=self.parts.engine_fingerprint,
+            engine_fingerprint=held.engine_fingerprint,
         )
 
     @answers
@@ -301,6 +314,7 @@ class HypervisorServicer:
         report = await held.call(self.in_thread, finish, request.event_count, tuple(request.column_crcs))
         if held.stream is not None:
             held.stream.end(Ending.FINISHED)
+        self.registry.drop_ended(held.owner)
         log.info("finished", events=request.event_count, report_bytes=len(report))
         return hypervisor_pb2.FinishSessionResponse(report=report)
 

@@ -290,7 +290,7 @@ class Session:
         """Return where the session stands; the state's digest takes longer than all else."""
         digest = self._final_digest
         if has_digest and self.state not in ENDED:
-            with suppress(DataLoss):  # the session has failed then, and its status says why
+            with suppress(Refused):  # the session has failed then, and its status says why
                 digest = self._running_engine.state_digest()
         return hypervisor_pb2.SessionStatus(
             session_id=self.session_id,

@@ -19,12 +19,13 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from exitlab.v1 import hypervisor_pb2
-from hypervisor_svc.errors import CannotServe, Unavailable
+from hypervisor_svc.errors import CannotServe, NotFound, Unavailable
 from hypervisor_svc.journal import Checkpoint, Ending, Start, Stored
 
 FILE_NAME: Final = "sessions.sqlite3"
 LOCK_NAME: Final = "lock"
 RETRY_AFTER_MS: Final = 1000
+_APPLICATION: Final = 0x4578_4C62
 _VERSION: Final = 1
 _SCHEMA: Final = f"""
 CREATE TABLE sessions (
@@ -59,15 +60,24 @@ CREATE TABLE endings (
     crc INTEGER NOT NULL,
     ended_at REAL NOT NULL
 );
+PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
 _CRCS: Final = struct.Struct("<I")
 _DIGEST: Final = struct.Struct("<Q")
 _KEPT: Final = struct.Struct("<QI")  # before a response: the event after its last, and its length
 # Columns in the order of what is written, the CRC of all these after them.
-_STARTS: Final = ("number", "id", "owner", "engine_fingerprint", "request", "resolved")
-_CHECKPOINTS: Final = ("id", "applied_events", "confirmed_events", "column_crcs", "engine", "kept")
-_ENDINGS: Final = ("id", "applied_events", "column_crcs", "state_digest", "report", "lane_runs")
+_STARTS: Final = ("number", "id", "owner", "engine_fingerprint", "request", "resolved", "created_at")
+_CHECKPOINTS: Final = (
+    "id",
+    "applied_events",
+    "confirmed_events",
+    "column_crcs",
+    "engine",
+    "kept",
+    "age_seconds",
+)
+_ENDINGS: Final = ("id", "applied_events", "column_crcs", "state_digest", "report", "lane_runs", "ended_at")
 
 
 class Listed(NamedTuple):
@@ -78,7 +88,7 @@ class Listed(NamedTuple):
     label: str
     events: int
     lanes: int
-    ended_at: float
+    ended_at: float | None  # of the clock of the wall
 
 
 class Store:
@@ -112,6 +122,7 @@ class Store:
             opened.callback(self._database.close)
             with self._as_cannot_serve():
                 self._set_up()
+            self._file = os.stat(self._path)
             self._opened = opened.pop_all()
 
     @contextlib.contextmanager
@@ -121,7 +132,10 @@ class Store:
             yield
         except (sqlite3.Error, ValueError, TypeError) as error:  # also where it garbles SQLite's own words
             said = " ".join(str(error).split())
-            message = f"{self._path} cannot be used ({said}); move it away to start without its sessions"
+            advice = "; move it away to start without its sessions"
+            if isinstance(error, sqlite3.OperationalError):  # a matter of the disk, not of what is on it
+                advice = ""
+            message = f"{self._path} cannot be used ({said}){advice}"
             raise CannotServe(f"--state-dir {self._path.parent}: {message}") from error
 
     def _set_up(self) -> None:
@@ -135,10 +149,9 @@ class Store:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if not version:
+        if not version and database.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
             database.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
-        elif version != _VERSION:
-            raise sqlite3.DatabaseError(f"it is of version {version}, this is a server for {_VERSION}")
+        _check_kind(database)
         newest = "SELECT max(seq) FROM sqlite_sequence UNION SELECT max(number) FROM sessions"
         self.last_number = max(int(number or 0) for (number,) in database.execute(newest))
 
@@ -152,6 +165,7 @@ class Store:
         """Make changes that are durable once the block is left, or none of them."""
         with self._turn:
             try:
+                self._check_there()
                 self._database.execute("BEGIN IMMEDIATE")
                 yield self._database
                 self._database.execute("COMMIT")
@@ -163,15 +177,22 @@ class Store:
                     raise Unavailable("NOT_STORED", message, retry_after_ms=RETRY_AFTER_MS) from error
                 raise
 
+    def _check_there(self) -> None:
+        """Refuse to write where nobody would find it: the file may have been removed, or moved away."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._path), self._file):
+                return
+        raise sqlite3.OperationalError("its file is there no longer")
+
     def create(self, start: Start) -> None:
         """Keep a new session."""
         values = (
             *(start.number, start.session_id, start.owner, start.engine_fingerprint),
-            *(start.request.SerializeToString(), start.resolved.SerializeToString()),
+            *(start.request.SerializeToString(), start.resolved.SerializeToString(), time.time()),
         )
         with self._transaction() as database:
             epoch = {"epoch": 0, "epoch_crc": _crc((start.session_id, 0))}
-            _write(database, "INSERT INTO sessions", _STARTS, values, created_at=time.time(), **epoch)
+            _write(database, "INSERT INTO sessions", _STARTS, values, **epoch)
         self.last_number = max(self.last_number, start.number)
 
     def save_epoch(self, session_id: str, epoch: int) -> None:
@@ -179,29 +200,30 @@ class Store:
         with self._transaction() as database:
             crc = _crc((session_id, epoch))
             update = "UPDATE sessions SET epoch = ?, epoch_crc = ? WHERE id = ?"
-            database.execute(update, (epoch, crc, session_id))
+            if not database.execute(update, (epoch, crc, session_id)).rowcount:
+                raise _not_there()
 
     def save_checkpoint(self, session_id: str, checkpoint: Checkpoint, age_seconds: float) -> None:
         """Keep where a session stands, in place of where it stood."""
         values = (
             *(session_id, checkpoint.applied_events, checkpoint.confirmed_events),
             *(_crcs_bytes(checkpoint.column_crcs), checkpoint.engine),
-            b"".join(_KEPT.pack(end, len(data)) + data for end, data in checkpoint.kept),
+            *(b"".join(_KEPT.pack(end, len(data)) + data for end, data in checkpoint.kept), age_seconds),
         )
         with self._transaction() as database:
             if _is_going_on(database, session_id):
-                _write(database, "REPLACE INTO checkpoints", _CHECKPOINTS, values, age_seconds=age_seconds)
+                _write(database, "REPLACE INTO checkpoints", _CHECKPOINTS, values)
 
     def save_ending(self, session_id: str, ending: Ending) -> None:
         """Keep a report, and no longer what led to it."""
         runs = hypervisor_pb2.GetReportResponse(lane_runs=ending.lane_runs).SerializeToString()
         values = (
             *(session_id, ending.applied_events, _crcs_bytes(ending.column_crcs)),
-            *(_DIGEST.pack(ending.state_digest), ending.report, runs),
+            *(_DIGEST.pack(ending.state_digest), ending.report, runs, time.time()),
         )
         with self._transaction() as database:
             if _is_going_on(database, session_id):
-                _write(database, "INSERT INTO endings", _ENDINGS, values, ended_at=time.time())
+                _write(database, "INSERT INTO endings", _ENDINGS, values)
             database.execute("DELETE FROM checkpoints WHERE id = ?", (session_id,))
 
     def delete(self, session_ids: Iterable[str]) -> None:
@@ -221,7 +243,7 @@ class Store:
             select = f"SELECT {', '.join(_STARTS)}, crc, epoch, epoch_crc FROM sessions ORDER BY number"
             rows = self._database.execute(select).fetchall()
             for *values, crc, epoch, epoch_crc in rows:
-                number, session_id, owner, fingerprint, request, resolved = values
+                number, session_id, owner, fingerprint, request, resolved, _ = values
                 if (_crc(values), _crc((session_id, epoch))) != (crc, epoch_crc):
                     on_damage(number)
                     continue
@@ -236,18 +258,19 @@ class Store:
 
     def _stored(self, start: Start, epoch: int) -> Stored:
         """Return a session with what was kept of it last."""
-        where = "WHERE id = ?", (start.session_id,)
-        select = f"SELECT {', '.join(_ENDINGS)}, crc, 0 FROM endings {where[0]}"
-        ending = self._database.execute(select, where[1]).fetchone()
-        select = f"SELECT {', '.join(_CHECKPOINTS)}, crc, age_seconds FROM checkpoints {where[0]}"
-        row = ending or self._database.execute(select, where[1]).fetchone()
-        if row is None:
-            crcs = (0,) * len(start.request.config.columns)
-            return Stored(start, epoch, 0.0, Checkpoint(0, 0, crcs, b"", ()))
-        *values, crc, age_seconds = row
-        if _crc(values) != crc:
-            return Stored(start, epoch, age_seconds, None)
-        return Stored(start, epoch, age_seconds, _ending(values) if ending else _checkpoint(values))
+        found = Checkpoint(0, 0, (0,) * len(start.request.config.columns), b"", ())
+        age_seconds = 0.0
+        for table, names in (("endings", _ENDINGS), ("checkpoints", _CHECKPOINTS)):
+            select = f"SELECT {', '.join(names)}, crc FROM {table} WHERE id = ?"
+            row = self._database.execute(select, (start.session_id,)).fetchone()
+            if row is not None:
+                *values, crc = row
+                if _crc(values) != crc:
+                    return Stored(start, epoch, 0.0, None)
+                if names is _ENDINGS:
+                    return Stored(start, epoch, 0.0, _ending(values))
+                found, age_seconds = _checkpoint(values), values[-1]
+        return Stored(start, epoch, age_seconds, found)
 
 
 def reports(folder: Path) -> list[Listed]:
@@ -258,26 +281,34 @@ def reports(folder: Path) -> list[Listed]:
 
     """
     path = folder / FILE_NAME
-    select = (
-        f"SELECT applied_events, ended_at, sessions.crc, {', '.join(f'sessions.{name}' for name in _STARTS)}"
-    )
-    select += " FROM endings JOIN sessions USING (id) ORDER BY number"
+    names = [f"sessions.{name}" for name in _STARTS] + [f"endings.{name}" for name in _ENDINGS]
+    select = f"SELECT {', '.join(names)}, sessions.crc, endings.crc FROM endings JOIN sessions USING (id)"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             database.text_factory = _as_text
-            rows = database.execute(select).fetchall()
+            _check_kind(database)
+            rows = database.execute(f"{select} ORDER BY number").fetchall()
     except (sqlite3.Error, ValueError) as error:
         raise CannotServe(f"--state-dir {folder}: {path} cannot be read ({error})") from error
-    found = []
-    for events, ended_at, crc, *values in rows:
-        number, session_id, request = values[0], values[1], hypervisor_pb2.CreateSessionRequest()
-        if _crc(values) == crc:
-            request.ParseFromString(values[4])
-        else:
-            request.config.label = "(damaged)"
-        config = request.config
-        found.append(Listed(number, session_id, config.label, events, len(config.lanes), ended_at))
-    return found
+    return [_listed(row[: len(_STARTS)], row[len(_STARTS) : -2], row[-2:]) for row in rows]
+
+
+def _listed(start: tuple[Any, ...], ending: tuple[Any, ...], crcs: tuple[int, int]) -> Listed:
+    number, session_id = start[0], start[1]
+    if (_crc(start), _crc(ending)) != crcs:
+        return Listed(number, session_id, "(damaged)", 0, 0, None)
+    config = hypervisor_pb2.CreateSessionRequest.FromString(start[4]).config
+    return Listed(number, session_id, config.label, ending[1], len(config.lanes), ending[-1])
+
+
+def _check_kind(database: sqlite3.Connection) -> None:
+    """Refuse a database of somebody else, or of another version."""
+    (kind,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if kind != _APPLICATION:
+        raise sqlite3.DatabaseError("it is no database of sessions")
+    if version != _VERSION:
+        raise sqlite3.DatabaseError(f"it is of version {version}, this program is for {_VERSION}")
 
 
 def _write(
@@ -289,9 +320,17 @@ def _write(
 
 
 def _is_going_on(database: sqlite3.Connection, session_id: str) -> bool:
-    """Tell whether a session is there and has no report: it may have been dropped or finished meanwhile."""
-    select = "SELECT 1 FROM sessions WHERE id = ?1 AND id NOT IN (SELECT id FROM endings WHERE id = ?1)"
-    return database.execute(select, (session_id,)).fetchone() is not None
+    """Tell whether a session has no report: it may have been finished meanwhile.
+
+    Raises: NotFound if it was dropped.
+    """
+    if database.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone() is None:
+        raise _not_there()
+    return database.execute("SELECT 1 FROM endings WHERE id = ?", (session_id,)).fetchone() is None
+
+
+def _not_there() -> NotFound:
+    return NotFound("SESSION_NOT_FOUND", "the session was dropped meanwhile")
 
 
 def _as_text(data: bytes) -> str:
@@ -316,7 +355,7 @@ def _crcs_of(data: bytes) -> tuple[int, ...]:
 
 
 def _checkpoint(values: list[Any]) -> Checkpoint:
-    _, applied, confirmed, crcs, engine, data = values
+    _, applied, confirmed, crcs, engine, data, _ = values
     kept, at = [], 0
     while at < len(data):
         end, size = _KEPT.unpack_from(data, at)
@@ -326,6 +365,6 @@ def _checkpoint(values: list[Any]) -> Checkpoint:
 
 
 def _ending(values: list[Any]) -> Ending:
-    _, applied, crcs, digest, report, runs = values
+    _, applied, crcs, digest, report, runs, _ = values
     lane_runs = hypervisor_pb2.GetReportResponse.FromString(runs).lane_runs
     return Ending(applied, _crcs_of(crcs), _DIGEST.unpack(digest)[0], report, tuple(lane_runs))

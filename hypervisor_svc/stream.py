@@ -170,6 +170,9 @@ class EventStream:
             return opened, again
 
         opened, again = await held.call(self._home.in_thread, take_over)
+        if held.is_dropped:
+            message = "the session was dropped while it was opened"
+            raise NotFound("SESSION_NOT_FOUND", message, field="open.session_id")
         opened.limits.CopyFrom(self._home.limits.to_proto())
         opened.server_incarnation = self._home.incarnation
         self._fence_older(held)

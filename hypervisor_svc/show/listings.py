@@ -116,7 +116,10 @@ def reports(options: argparse.Namespace) -> str:
         found = store.reports(Path(options.state_dir))
     except CannotServe as error:
         raise CannotList(str(error)) from error
-    ends = [datetime.fromtimestamp(report.ended_at, UTC).isoformat(timespec="seconds") for report in found]
+    ends = [
+        "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+        for at in (report.ended_at for report in found)
+    ]
     if options.output == "json":
         listed = [{**report._asdict(), "ended_at": end} for report, end in zip(found, ends, strict=True)]
         return json.dumps({"reports": listed}, indent=2) + "\n"

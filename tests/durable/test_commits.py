@@ -1,11 +1,16 @@
 """When sessions are committed."""
 
-import pytest
+import asyncio
 
+import pytest
+from structlog.testing import capture_logs
+
+from hypervisor_svc.errors import OurFault
 from hypervisor_svc.journal import Checkpoint
+from hypervisor_svc.registry import Ending
 from tests.durable.committing import Bench
 from tests.durable.kept_server import run
-from tests.hypervisor.test_session import Sender
+from tests.hypervisor.test_session import FakeEngine, Sender
 
 
 @pytest.mark.parametrize(
@@ -136,3 +141,46 @@ def test_one_checkpoint_at_a_time() -> None:
         assert bench.saved == [5, 10]
 
     run(scenario)
+
+
+def test_sessions_are_committed_in_turn_and_all_pause_for_each() -> None:
+    """However many are due at once, one checkpoint is made at a time, and the next waits for its pause."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        others = [bench.hold() for _ in range(8)]
+        for held in others:
+            held.session.apply(1, Sender().block(1))
+        bench.apply(1)
+        bench.clock.seconds += 1.0
+        bench.disk.takes_seconds = 0.5
+        for held in (bench.held, *others):
+            bench.commits.look(held)
+        await asyncio.wait([held.committing for held in (bench.held, *others) if held.committing])
+        assert bench.saved == [1]
+        assert not await bench.look(others[-1])
+        bench.clock.seconds += 9.5
+        assert await bench.look(others[-1])
+        assert bench.saved == [1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_in_a_checkpoint_is_logged_and_ends_the_stream_only() -> None:
+    """What no refusal is, as a bug of the engine, is told as ours; the session is tried again later."""
+
+    class Broken(FakeEngine):
+        def snapshot(self) -> bytes:
+            raise ZeroDivisionError("a bug")
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.apply(1)
+        bench.held.session._engine = Broken()
+        with capture_logs() as lines, pytest.raises(OurFault):
+            await bench.commits.commit(bench.held)
+        assert [line["event"] for line in lines] == ["fault", "not committed"]
+        assert bench.stream.told == [Ending.NOT_STORED]
+        assert bench.held.session.committed_events == 0
+
+    asyncio.run(scenario())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_svc.errors import CannotServe
+from hypervisor_svc.errors import CannotServe, NotFound
 from hypervisor_svc.journal import Checkpoint, Ending, Stored
 from hypervisor_svc.store import FILE_NAME, LOCK_NAME, Store
 from tests.durable.stored import FRESH, KEPT, checkpoint, ending, execute, loaded, said_alone, start
@@ -91,7 +91,7 @@ def test_an_ending_leaves_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_what_is_deleted_is_forgotten_and_its_number_is_not_used_again(tmp_path: Path) -> None:
-    """No row is left of deleted sessions, nothing can be saved of them, and numbers only go up."""
+    """No row is left of deleted sessions, who saves something of them hears so, and numbers only go up."""
     store = Store(tmp_path)
     assert store.last_number == 0
     for number in (1, 2, 3):
@@ -99,9 +99,12 @@ def test_what_is_deleted_is_forgotten_and_its_number_is_not_used_again(tmp_path:
     store.save_checkpoint("id-2", checkpoint(), 1.0)
     store.save_ending("id-3", ending())
     store.delete(["id-2", "id-3", "never was"])
-    store.save_checkpoint("id-2", checkpoint(), 2.0)
-    store.save_ending("id-3", ending())
-    store.save_epoch("id-3", 3)
+    with pytest.raises(NotFound, match="the session was dropped meanwhile"):
+        store.save_checkpoint("id-2", checkpoint(), 2.0)
+    with pytest.raises(NotFound, match="the session was dropped meanwhile"):
+        store.save_ending("id-3", ending())
+    with pytest.raises(NotFound, match="the session was dropped meanwhile"):
+        store.save_epoch("id-3", 3)
     assert loaded(store) == [Stored(start(1), 0, 0.0, FRESH)]
     assert store.last_number == 3
     store.delete(["id-1"])
@@ -162,6 +165,12 @@ def file_above(folder: Path) -> None:
     folder.parent.write_text("precious")
 
 
+def of_version(folder: Path, version: int) -> None:
+    """Make a state directory of another version."""
+    Store(folder).close()
+    execute(folder, f"PRAGMA user_version = {version}")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -170,13 +179,14 @@ def file_above(folder: Path) -> None:
         (lambda folder: (folder / LOCK_NAME).mkdir(), "Is a directory"),
         (lambda folder: (folder / FILE_NAME).mkdir(), "Is a directory"),
         (lambda folder: (folder / FILE_NAME).write_bytes(b"precious" * 99), "file is not a database"),
+        (lambda folder: execute(folder, "CREATE TABLE theirs (a)"), "it is no database of sessions"),
         (
-            lambda folder: execute(folder, "PRAGMA user_version = 2"),
-            "it is of version 2, this is a server for 1",
+            lambda folder: of_version(folder, 2),
+            "it is of version 2, this program is for 1",
         ),
         (
-            lambda folder: execute(folder, "PRAGMA user_version = -1"),
-            "it is of version -1, this is a server for 1",
+            lambda folder: of_version(folder, -1),
+            "it is of version -1, this program is for 1",
         ),
     ],
 )

@@ -54,4 +54,4 @@ def test_a_report_whose_session_is_damaged_is_listed(tmp_path: Path) -> None:
     store.close()
     execute(tmp_path, "UPDATE sessions SET request = x'0aff' WHERE number = 1")
     listed = [report._replace(ended_at=0.0) for report in reports(tmp_path)]
-    assert listed == [Listed(1, "id-1", "(damaged)", 10, 0, 0.0), Listed(2, "id-2", "session 2", 20, 1, 0.0)]
+    assert listed == [Listed(1, "id-1", "(damaged)", 0, 0, 0.0), Listed(2, "id-2", "session 2", 20, 1, 0.0)]

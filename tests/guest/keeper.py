@@ -34,7 +34,9 @@ class Keeper:
 
     limits: Limits = field(default_factory=lambda: Limits(max_block_events=100, max_window_events=1000))
     answer: Callable[["Keeper", DecodedBlock], Iterator[Response | bytes]] | None = None
-    opened: hypervisor_pb2.Opened = field(default_factory=lambda: hypervisor_pb2.Opened(epoch=3))
+    opened: hypervisor_pb2.Opened = field(
+        default_factory=lambda: hypervisor_pb2.Opened(epoch=3, column_crcs=[0, 0])
+    )
     report: bytes | None = None
     blocks: list[DecodedBlock] = field(default_factory=list)
     confirmed: list[int] = field(default_factory=list)

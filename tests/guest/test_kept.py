@@ -116,9 +116,8 @@ def test_other_outcomes_of_the_same_events_are_told(other: outcome_pb2.OutcomePa
         (4, 20, 20, 20),
         (4, 1000, 20, 32),  # 20 but one block, and those on the way
         (8, 24, 8, 24),
-        (4, 6, 4, 4),
-        (4, 2, 4, 4),  # with nothing on the way a block may always go, so that nobody waits for ever
-        (4, 10, 12, 12),
+        (4, 6, 3, 8),  # blocks of three, of which one is committed but for its last event
+        (4, 2, 1, 2),
     ],
 )
 def test_what_is_kept_is_bounded(block: int, room: int, every: int, most: int) -> None:
@@ -166,7 +165,10 @@ def astray(applied_events: int, skew: int = 0) -> Fault:
     [
         (astray(3), "the hypervisor goes on at event 3, but had committed 6"),
         (astray(0), "the hypervisor goes on at event 0, but had committed 6"),
-        (astray(13), "the hypervisor goes on at event 13, this stream at 9"),
+        (
+            astray(13),
+            "the hypervisor goes on at event 13, this stream at 9; another guest has sent to the session",
+        ),
         (astray(6, skew=1), "the hypervisor has other events than this stream below event 6"),
         (astray(9, skew=1), "the hypervisor has other events than this stream below event 9"),
     ],

@@ -108,7 +108,7 @@ class RunningServer:
         await self._closing.wait()
         await self.server.stop()
 
-    def start_drain(self) -> Future[None]:
+    def start_drain(self) -> Future[bool]:
         """Begin to drain and return the future of its end."""
         return asyncio.run_coroutine_threadsafe(self.server.drain(), self._loop)
 

@@ -59,5 +59,5 @@ def test_an_interrupt_of_the_guests_command_is_one(monkeypatch: pytest.MonkeyPat
     def workloads(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(guest_svc.cli, "_workloads", workloads)
+    monkeypatch.setitem(guest_svc.cli._COMMANDS, "workloads", workloads)
     assert guest_svc.cli.main(["workloads"]) == INTERRUPTED
