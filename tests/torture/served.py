@@ -41,7 +41,7 @@ class Plan:
     after_seconds: float = -1.0  # when it is killed from outside; never, if negative
     full_signal: int = 0  # that ends it once it finds the disk full
     clock_seed: int = -1  # of a clock that jumps; negative: it does not
-    max_uncommitted_events: int = 24
+    max_uncommitted_events: int = 60  # a guest cuts blocks of more than half of it
     max_block_events: int = 64
 
 
