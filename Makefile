@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help:
 	@echo "make demo    run the seed workload and a recorded Linux guest, and say what was found"
 	@echo "make test    run the tests"
-	@echo "make torture  cut and kill sessions everywhere, for about half an hour"
+	@echo "make torture  cut and kill sessions everywhere; this takes long"
 	@echo "make test-floor  run the contract's tests on the oldest libraries allowed"
 	@echo "make check   lint, types, import contract, proto lint"
 	@echo "make bench   measure; a table of ratios and build/bench.json"

@@ -49,8 +49,12 @@ class KeptBlocks:
 
     def forget(self, committed: int) -> None:
         """Drop the blocks that are committed."""
-        while self._blocks and self._blocks[0].end <= committed:
-            self._start = self._blocks.pop(0)
+        count = 0
+        while count < len(self._blocks) and self._blocks[count].end <= committed:
+            count += 1
+        if count:
+            self._start = self._blocks[count - 1]
+            del self._blocks[:count]
         self._unsent = min(self._unsent, len(self._blocks))
 
     def go_back(self, event: int) -> tuple[int, ...] | None:

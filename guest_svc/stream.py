@@ -188,7 +188,10 @@ class EventStream:
             self._kept.sent()
 
     def _has_room(self, end: int) -> bool:
-        """Return whether a block up to event ``end`` may be sent now; an empty window takes any."""
+        """Return whether a block up to event ``end`` may be sent now.
+
+        An empty window takes any that may be uncommitted.
+        """
         limits = self._limits
         unapplied, uncommitted = end - self.applied_events, end - self.committed_events
         if limits.max_uncommitted_events and uncommitted > limits.max_uncommitted_events:

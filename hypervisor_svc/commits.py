@@ -140,7 +140,7 @@ class Commits:
             held.stream.tell_committed()
 
     def _give_up(self, held: Held, why: str) -> None:
-        """Say that a session is not committed; it waits in memory, and is tried again a second later."""
+        """Say that a session is not committed; it waits in memory for its next stream, or for a drain."""
         held.committed_at = self._now()
         session = held.session
         with bound(session_id=session.session_id):

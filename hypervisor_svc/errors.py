@@ -19,7 +19,9 @@ The tree, with the gRPC status code that the service ends make of each leaf::
         └── OurFault                INTERNAL
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+RETRY_AFTER_MS: Final = 1000  # of what may pass: a drain, a full disk
 
 
 class HypervisorError(Exception):

@@ -19,12 +19,11 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from exitlab.v1 import hypervisor_pb2
-from hypervisor_svc.errors import CannotServe, NotFound, Unavailable
+from hypervisor_svc.errors import RETRY_AFTER_MS, CannotServe, NotFound, Unavailable
 from hypervisor_svc.journal import Checkpoint, Ending, Start, Stored
 
 FILE_NAME: Final = "sessions.sqlite3"
 LOCK_NAME: Final = "lock"
-RETRY_AFTER_MS: Final = 1000
 _APPLICATION: Final = 0x4578_4C62
 _VERSION: Final = 1
 _SCHEMA: Final = f"""

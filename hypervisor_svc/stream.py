@@ -24,6 +24,7 @@ from exitlab.blocks import BadBlock, DecodedBlock, TooManyEvents, decode_request
 from exitlab.v1 import hypervisor_pb2
 from hypervisor_svc.commits import Commits
 from hypervisor_svc.errors import (
+    RETRY_AFTER_MS,
     Aborted,
     InvalidRequest,
     NotFound,
@@ -37,7 +38,6 @@ from hypervisor_svc.logs import bound, log
 from hypervisor_svc.registry import Ending, Held, Registry
 
 WINDOW_BLOCKS: Final = 3  # read and not yet applied; the engine then never waits for the wire
-RETRY_AFTER_MS: Final = 1000
 OPEN_SECONDS: Final = 10.0  # in which a stream's Open has to come
 _REFUSAL_SECONDS: Final = 1.0  # for a refusal in band, which is said again by the status
 
