@@ -165,7 +165,8 @@ def test_a_fenced_stream_lets_go_of_what_nobody_reads() -> None:
             older.send(1, 2)
         stream = held.stream
         assert isinstance(stream, EventStream)
-        await until(lambda: len(stream._unwritten) == 2)  # and no further, as nothing is read
+        # Of two blocks, one in the writing; and no further, as nothing is read.
+        await until(lambda: [len(answers) for answers in stream._unwritten] == [1, 2])
         await settle()
         assert [len(answers) for answers in stream._unwritten] == [1, 2]
         assert stream._inbox.qsize() == 3
