@@ -2,6 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Final
+
+from exitlab.v1 import hypervisor_pb2, outcome_pb2
+from exitlab.wire import delimited
+from hypervisor_svc.engine_like import EngineLike
+
+_OUTCOMES: Final = hypervisor_pb2.StreamEventsResponse.OUTCOMES_FIELD_NUMBER
 
 
 class KeptOutcomes:
@@ -26,3 +33,15 @@ class KeptOutcomes:
         """Drop what the guest has: outcomes of all blocks that end at or before ``received_events``."""
         while self._responses and self._responses[0][0] <= received_events:
             self.size_bytes -= len(self._responses.popleft()[1])
+
+
+def response_with(part: outcome_pb2.OutcomePart) -> bytes:
+    """Return the response that carries a part; to put so much into a message would copy it once more."""
+    return delimited(_OUTCOMES, part.SerializeToString())
+
+
+def told_again(data: bytes, engine: EngineLike) -> bytes:
+    """Return a response that carries outcomes, for a stream that was not told of any decision."""
+    part = hypervisor_pb2.StreamEventsResponse.FromString(data).outcomes
+    engine.tell_again(part)
+    return response_with(part)

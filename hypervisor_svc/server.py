@@ -1,7 +1,7 @@
 """HypervisorService over gRPC.
 
-Every refusal of the layers below becomes a status with google.rpc details here. Engine work is done
-in threads, as many as there are cores, since the compiled loops let go of the interpreter.
+Engine work is done in threads, as many as there are cores, since the compiled loops let go of the
+interpreter. What a refusal of the layers below becomes is in ``answers.py``.
 """
 
 # ruff: noqa: N802  (the contract names the methods)
@@ -10,127 +10,42 @@ import contextlib
 import os
 import re
 import secrets
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial, wraps
-from typing import Any, Final, TypeVar
-
-import grpc
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from functools import partial
+from typing import Any, Final
 
 from exitlab.v1 import hypervisor_pb2, report_pb2
+from hypervisor_svc.answers import Context, Result, answers
+from hypervisor_svc.calls import Calls, LongCalls
 from hypervisor_svc.commits import Commits
 from hypervisor_svc.config import check_config, check_vendor, resolved
 from hypervisor_svc.errors import (
     RETRY_AFTER_MS,
     InvalidRequest,
-    LimitReached,
     NotFound,
-    OurFault,
     Refused,
     Unavailable,
-    WrongState,
 )
 from hypervisor_svc.identity import NOBODY, owner_of
-from hypervisor_svc.journal import Start, Stored
+from hypervisor_svc.journal import Start
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.logs import bound, log
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
 from hypervisor_svc.policies.base import PolicyError
+from hypervisor_svc.recovery import recovered
 from hypervisor_svc.registry import Ending, Registry, Wanted
 from hypervisor_svc.session import FINISHED, Session
 from hypervisor_svc.store import Store
 from hypervisor_svc.stream import EventStream, within
 
-ERROR_DOMAIN: Final = "exitlab"
 DEFAULT_INTERVAL_MS: Final = 1000
 MIN_INTERVAL_MS: Final = 10
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1000
 MAX_PRICE_LISTS: Final = 64
 PAGE_TOKEN: Final = re.compile("[0-9]{0,20}")
-MAX_TEXT_BYTES: Final = 600  # of a refusal: gRPC drops a status with all its details if they pass 8 KiB
-
-Context = Any  # grpc.aio.ServicerContext; its generic stub cannot say "bytes on one method"
-Result = TypeVar("Result")
-Method = Callable[[Any, Any, Context], Awaitable[Result]]
-
-
-def to_status(refusal: Refused) -> grpc.Status:
-    """Return what a client gets of a refusal: code, message, ErrorInfo and, with a field, BadRequest."""
-    place = {key: str(value) for key, value in refusal.place.items()}
-    said = _shortened(refusal.message)
-    status = status_pb2.Status(code=grpc.StatusCode[refusal.code].value[0], message=said)
-    if "event" in place:
-        status.message = f"event {place['event']}: {said}"
-    info = error_details_pb2.ErrorInfo(reason=refusal.reason, domain=ERROR_DOMAIN, metadata=place)
-    status.details.add().Pack(info)
-    if refusal.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=refusal.field, description=said, reason=refusal.reason
-        )
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    return rpc_status.to_status(status)
-
-
-def _shortened(text: str) -> str:
-    """Return a text without its middle if it is long: it may hold what a client sent."""
-    data, gap = text.encode(), " ... "
-    if len(data) <= MAX_TEXT_BYTES:
-        return text
-    half = (MAX_TEXT_BYTES - len(gap)) // 2
-    return data[:half].decode(errors="ignore") + gap + data[-half:].decode(errors="ignore")
-
-
-def answers(method: Method[Result]) -> Method[Result]:
-    """Wrap a handler: its lines are logged with peer and session, its refusals become statuses."""
-
-    @wraps(method)
-    async def handler(self: Any, request: Any, context: Context) -> Result:
-        with self.calls, bound(peer=context.peer(), session_id=getattr(request, "session_id", "")):
-            try:
-                if isinstance(request, Refused):  # see drain.add_to_server
-                    raise request
-                return await method(self, request, context)
-            except OurFault as fault:
-                log.exception("fault", method=method.__name__)
-                refusal: Refused = fault
-            except Refused as refused:
-                log.info("refused", method=method.__name__, code=refused.code, reason=refused.reason)
-                refusal = refused
-            except (grpc.aio.BaseError, grpc.RpcError):
-                raise  # the connection's, not ours
-            except Exception:
-                log.exception("fault", method=method.__name__)
-                refusal = OurFault("INTERNAL_ERROR", "a fault of the hypervisor; its log says more")
-            await context.abort_with_status(to_status(refusal))
-            raise AssertionError("abort returned")
-
-    return handler
-
-
-class Calls:
-    """Counts the calls that are being answered, so that somebody can wait until there are none."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._count = 0
-        self.none = asyncio.Event()
-        self.none.set()
-
-    def __enter__(self) -> None:
-        """Count a call."""
-        self._count += 1
-        self.none.clear()
-
-    def __exit__(self, *_: object) -> None:
-        """Count it off."""
-        self._count -= 1
-        if not self._count:
-            self.none.set()
 
 
 class HypervisorServicer:
@@ -149,53 +64,15 @@ class HypervisorServicer:
         self.is_draining = False
         self.calls = Calls()
         self._streams: set[EventStream] = set()
-        self._open_calls: Counter[str] = Counter()  # streams and watchers, by owner
+        self._long_calls = LongCalls(limits)
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="engine")
         self._store = store
         self.commits = Commits(store, limits, self.in_thread) if store is not None else None
         self.registry = (
             Registry(limits, engine_fingerprint=parts.engine_fingerprint)
             if store is None
-            else self._stored_sessions(store)
+            else recovered(store, parts, limits, self._threads.submit)
         )
-
-    def _stored_sessions(self, store: Store) -> Registry:
-        """Return a registry with all that a store has."""
-
-        def delete(session_ids: list[str]) -> None:
-            try:
-                store.delete(session_ids)
-            except Unavailable as error:  # they are back after a restart, and idle then
-                log.error("not forgotten", sessions=len(session_ids), why=error.message)
-
-        def forget(session_ids: list[str]) -> None:
-            self._threads.submit(delete, session_ids)
-
-        def tell_damage(number: int) -> None:
-            log.error("a stored session is damaged and left out", number=number)
-
-        found = store.load(tell_damage)
-        registry = Registry(
-            self.limits,
-            last_number=store.last_number,
-            engine_fingerprint=self.parts.engine_fingerprint,
-            on_drop=forget,
-        )
-        for stored in found:
-            start, session = stored.start, self._restored(stored, store)
-            whose = start.number, start.owner, start.request
-            registry.adopt(session, *whose, stored.age_seconds, start.engine_fingerprint)
-        return registry
-
-    def _restored(self, stored: Stored, store: Store) -> Session:
-        start = stored.start
-        make_engine = partial(self.parts.make_engine, start.resolved)
-        session = Session.restored(stored, make_engine, self.limits, store)
-        ours, theirs = self.parts.engine_fingerprint, start.engine_fingerprint
-        if session.can_go_on and ours != theirs:
-            message = f"the session began under {theirs}, and this server has {ours}; start a new session"
-            session.fail(WrongState("ENGINE_CHANGED", message))
-        return session
 
     async def in_thread(self, work: Callable[..., Result], *args: Any) -> Result:
         """Do engine work in a thread. Work that has begun goes on to its end even if nobody waits."""
@@ -263,33 +140,12 @@ class HypervisorServicer:
         """Carry a stream, in raw bytes: see ``drain.add_to_server``."""
         owner = owner_of(context)
         stream = EventStream(self, context, owner)
-        with self._counted(owner):
+        with self._long_calls.counted(owner):
             self._streams.add(stream)
             try:
                 await stream.run()
             finally:
                 self._streams.discard(stream)
-
-    @contextlib.contextmanager
-    def _counted(self, owner: str) -> Iterator[None]:
-        """Count a stream, or a watcher, which holds as much; refuse one more than there may be.
-
-        One owner has no use for more than he may have sessions, and others shall find room too.
-        """
-        count, own = self._open_calls.total(), self._open_calls[owner]
-        if count >= self.limits.max_streams:
-            message = f"{count} streams are open, and no more are allowed"
-            raise LimitReached("TOO_MANY_STREAMS", message, max_streams=self.limits.max_streams)
-        if owner != NOBODY and own >= self.limits.max_sessions:
-            message = f"{own} streams of yours are open, as many as you may have sessions"
-            raise LimitReached("TOO_MANY_STREAMS", message, max_sessions=self.limits.max_sessions)
-        self._open_calls[owner] += 1
-        try:
-            yield
-        finally:
-            self._open_calls[owner] -= 1
-            if not self._open_calls[owner]:
-                del self._open_calls[owner]
 
     @answers
     async def GetSession(
@@ -364,7 +220,7 @@ class HypervisorServicer:
         if interval_ms < MIN_INTERVAL_MS:
             message = f"{interval_ms} ms, but the shortest is {MIN_INTERVAL_MS} ms"
             raise InvalidRequest("INTERVAL_TOO_SHORT", message, field="interval_ms")
-        with self._counted(owner_of(context)):
+        with self._long_calls.counted(owner_of(context)):
             await self._watch(request.session_id, interval_ms, context)
 
     async def _watch(self, session_id: str, interval_ms: int, context: Context) -> None:

@@ -32,7 +32,6 @@ from typing import Final, Self
 from exitlab.blocks import DecodedBlock, plain_field
 from exitlab.events import Column
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
-from exitlab.wire import delimited
 from hypervisor_svc.engine import BadEvents, BadSnapshot, BadTable, EngineError, PolicyFailed
 from hypervisor_svc.engine_like import EngineFactory, EngineLike
 from hypervisor_svc.errors import (
@@ -46,7 +45,7 @@ from hypervisor_svc.errors import (
     WrongState,
 )
 from hypervisor_svc.journal import Checkpoint, Ending, Journal, Stored
-from hypervisor_svc.kept import KeptOutcomes
+from hypervisor_svc.kept import KeptOutcomes, response_with, told_again
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.position import Position
 
@@ -55,7 +54,6 @@ STREAMING: Final = hypervisor_pb2.SESSION_STATE_STREAMING
 FINISHED: Final = hypervisor_pb2.SESSION_STATE_FINISHED
 FAILED: Final = hypervisor_pb2.SESSION_STATE_FAILED
 ENDED: Final = (FINISHED, FAILED)
-_OUTCOMES: Final = hypervisor_pb2.StreamEventsResponse.OUTCOMES_FIELD_NUMBER
 
 NEXT_STATE: Final = {
     (SUSPENDED, "open"): STREAMING,
@@ -181,7 +179,7 @@ class Session:
         )
         # Not even what has arrived is forgotten here: this Open may be an old one that has come late.
         lacking = [data for end, data in self._kept if end > opening.received_events]
-        return opened, [_told_again(data, engine) for data in lacking]
+        return opened, [told_again(data, engine) for data in lacking]
 
     def apply(self, epoch: int, block: DecodedBlock) -> list[bytes]:
         """Apply a block that came on the stream of ``epoch``; refused whole, or applied whole.
@@ -201,7 +199,7 @@ class Session:
         except Exception as error:
             raise self._fail(error, f"in the block at event {self.applied_events}") from error
         self._position = position
-        responses = [_outcomes(part) for part in parts]
+        responses = [response_with(part) for part in parts]
         self._kept.add(self.applied_events, responses)
         return responses
 
@@ -373,18 +371,6 @@ class Session:
             message = f"the session's state has {size:,} bytes, {kept:,} of them outcomes not confirmed"
             most = self._limits.max_state_bytes
             raise LimitReached("STATE_TOO_LARGE", message, state_bytes=size, max_state_bytes=most)
-
-
-def _outcomes(part: outcome_pb2.OutcomePart) -> bytes:
-    """Return the response that carries a part; to put so much into a message would copy it once more."""
-    return delimited(_OUTCOMES, part.SerializeToString())
-
-
-def _told_again(data: bytes, engine: EngineLike) -> bytes:
-    """Return a response that carries outcomes, for a stream that was not told of any decision."""
-    part = hypervisor_pb2.StreamEventsResponse.FromString(data).outcomes
-    engine.tell_again(part)
-    return _outcomes(part)
 
 
 def _policy_failed(failed: PolicyFailed, where: str) -> WrongState:

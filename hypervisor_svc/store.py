@@ -1,82 +1,41 @@
 """The sessions of a state directory, in SQLite: what survives the server's process, and the machine.
 
 One process has a directory at a time. Every change is one transaction, in the write-ahead log and synced
-to the disk before the call returns (``synchronous=FULL``). Rows carry a CRC-32 of what they hold, since
-SQLite does not notice a damaged byte. Nothing that is decided rests on the clock of the wall: a session's
-age is counted while a server runs, and times of day are for people.
+to the disk before the call returns (``synchronous=FULL``). Nothing that is decided rests on the clock of
+the wall: a session's age is counted while a server runs, and times of day are for people.
 """
 
 import contextlib
 import fcntl
 import os
 import sqlite3
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, NamedTuple
-from zlib import crc32
 
-from exitlab.v1 import hypervisor_pb2
 from hypervisor_svc.errors import RETRY_AFTER_MS, CannotServe, NotFound, Unavailable
 from hypervisor_svc.journal import Checkpoint, Ending, Start, Stored
+from hypervisor_svc.rows import (
+    CHECKPOINTS,
+    ENDINGS,
+    SCHEMA,
+    STARTS,
+    as_text,
+    check_kind,
+    checkpoint_of,
+    checkpoint_row,
+    crc_of,
+    ending_of,
+    ending_row,
+    start_of,
+    start_row,
+    write_row,
+)
 
 FILE_NAME: Final = "sessions.sqlite3"
 LOCK_NAME: Final = "lock"
-_APPLICATION: Final = 0x4578_4C62
-_VERSION: Final = 1
-_SCHEMA: Final = f"""
-CREATE TABLE sessions (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    owner TEXT NOT NULL,
-    engine_fingerprint TEXT NOT NULL,
-    request BLOB NOT NULL,
-    resolved BLOB NOT NULL,
-    crc INTEGER NOT NULL,
-    created_at REAL NOT NULL,
-    epoch INTEGER NOT NULL,
-    epoch_crc INTEGER NOT NULL
-);
-CREATE TABLE checkpoints (
-    id TEXT PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
-    applied_events INTEGER NOT NULL,
-    confirmed_events INTEGER NOT NULL,
-    column_crcs BLOB NOT NULL,
-    engine BLOB NOT NULL,
-    kept BLOB NOT NULL,
-    crc INTEGER NOT NULL,
-    age_seconds REAL NOT NULL
-);
-CREATE TABLE endings (
-    id TEXT PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
-    applied_events INTEGER NOT NULL,
-    column_crcs BLOB NOT NULL,
-    state_digest BLOB NOT NULL,
-    report BLOB NOT NULL,
-    lane_runs BLOB NOT NULL,
-    crc INTEGER NOT NULL,
-    ended_at REAL NOT NULL
-);
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
-"""
-_CRCS: Final = struct.Struct("<I")
-_DIGEST: Final = struct.Struct("<Q")
-_KEPT: Final = struct.Struct("<QI")  # before a response: the event after its last, and its length
-# Columns in the order of what is written, the CRC of all these after them.
-_STARTS: Final = ("number", "id", "owner", "engine_fingerprint", "request", "resolved", "created_at")
-_CHECKPOINTS: Final = (
-    "id",
-    "applied_events",
-    "confirmed_events",
-    "column_crcs",
-    "engine",
-    "kept",
-    "age_seconds",
-)
-_ENDINGS: Final = ("id", "applied_events", "column_crcs", "state_digest", "report", "lane_runs", "ended_at")
 
 
 class Listed(NamedTuple):
@@ -114,7 +73,10 @@ class Store:
             except BlockingIOError as error:
                 raise CannotServe(f"--state-dir {folder}: another server uses it") from error
             except OSError as error:
-                raise CannotServe(f"--state-dir {folder}: {error.strerror or error}") from error
+                why = error.strerror or str(error)
+                if isinstance(error, FileExistsError | NotADirectoryError):
+                    why = "it, or a part of its path, is a file and no folder"
+                raise CannotServe(f"--state-dir {folder}: {why}") from error
             self._database = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False, timeout=10
             )
@@ -139,7 +101,7 @@ class Store:
 
     def _set_up(self) -> None:
         database = self._database
-        database.text_factory = _as_text
+        database.text_factory = as_text
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -149,8 +111,8 @@ class Store:
             raise sqlite3.DatabaseError(found)
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if not version and database.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
-            database.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
-        _check_kind(database)
+            database.executescript(f"BEGIN;{SCHEMA}COMMIT;")
+        check_kind(database)
         newest = "SELECT max(seq) FROM sqlite_sequence UNION SELECT max(number) FROM sessions"
         self.last_number = max(int(number or 0) for (number,) in database.execute(newest))
 
@@ -185,44 +147,33 @@ class Store:
 
     def create(self, start: Start) -> None:
         """Keep a new session."""
-        values = (
-            *(start.number, start.session_id, start.owner, start.engine_fingerprint),
-            *(start.request.SerializeToString(), start.resolved.SerializeToString(), time.time()),
-        )
+        values = start_row(start, time.time())
         with self._transaction() as database:
-            epoch = {"epoch": 0, "epoch_crc": _crc((start.session_id, 0))}
-            _write(database, "INSERT INTO sessions", _STARTS, values, **epoch)
+            epoch = {"epoch": 0, "epoch_crc": crc_of((start.session_id, 0))}
+            write_row(database, "INSERT INTO sessions", STARTS, values, **epoch)
         self.last_number = max(self.last_number, start.number)
 
     def save_epoch(self, session_id: str, epoch: int) -> None:
         """Keep the epoch of the stream that is about to have the session."""
         with self._transaction() as database:
-            crc = _crc((session_id, epoch))
+            crc = crc_of((session_id, epoch))
             update = "UPDATE sessions SET epoch = ?, epoch_crc = ? WHERE id = ?"
             if not database.execute(update, (epoch, crc, session_id)).rowcount:
                 raise _not_there()
 
     def save_checkpoint(self, session_id: str, checkpoint: Checkpoint, age_seconds: float) -> None:
         """Keep where a session stands, in place of where it stood."""
-        values = (
-            *(session_id, checkpoint.applied_events, checkpoint.confirmed_events),
-            *(_crcs_bytes(checkpoint.column_crcs), checkpoint.engine),
-            *(b"".join(_KEPT.pack(end, len(data)) + data for end, data in checkpoint.kept), age_seconds),
-        )
+        values = checkpoint_row(session_id, checkpoint, age_seconds)
         with self._transaction() as database:
             if _is_going_on(database, session_id):
-                _write(database, "REPLACE INTO checkpoints", _CHECKPOINTS, values)
+                write_row(database, "REPLACE INTO checkpoints", CHECKPOINTS, values)
 
     def save_ending(self, session_id: str, ending: Ending) -> None:
         """Keep a report, and no longer what led to it."""
-        runs = hypervisor_pb2.GetReportResponse(lane_runs=ending.lane_runs).SerializeToString()
-        values = (
-            *(session_id, ending.applied_events, _crcs_bytes(ending.column_crcs)),
-            *(_DIGEST.pack(ending.state_digest), ending.report, runs, time.time()),
-        )
+        values = ending_row(session_id, ending, time.time())
         with self._transaction() as database:
             if _is_going_on(database, session_id):
-                _write(database, "INSERT INTO endings", _ENDINGS, values)
+                write_row(database, "INSERT INTO endings", ENDINGS, values)
             database.execute("DELETE FROM checkpoints WHERE id = ?", (session_id,))
 
     def delete(self, session_ids: Iterable[str]) -> None:
@@ -239,36 +190,30 @@ class Store:
         """
         found = []
         with self._turn, self._as_cannot_serve():
-            select = f"SELECT {', '.join(_STARTS)}, crc, epoch, epoch_crc FROM sessions ORDER BY number"
+            select = f"SELECT {', '.join(STARTS)}, crc, epoch, epoch_crc FROM sessions ORDER BY number"
             rows = self._database.execute(select).fetchall()
             for *values, crc, epoch, epoch_crc in rows:
-                number, session_id, owner, fingerprint, request, resolved, _ = values
-                if (_crc(values), _crc((session_id, epoch))) != (crc, epoch_crc):
+                number, session_id = values[:2]
+                if (crc_of(values), crc_of((session_id, epoch))) != (crc, epoch_crc):
                     on_damage(number)
-                    continue
-                start = Start(
-                    *(session_id, number, owner),
-                    hypervisor_pb2.CreateSessionRequest.FromString(request),
-                    hypervisor_pb2.SessionConfig.FromString(resolved),
-                    fingerprint,
-                )
-                found.append(self._stored(start, epoch))
+                else:
+                    found.append(self._stored(start_of(values), epoch))
         return found
 
     def _stored(self, start: Start, epoch: int) -> Stored:
         """Return a session with what was kept of it last."""
         found = Checkpoint(0, 0, (0,) * len(start.request.config.columns), b"", ())
         age_seconds = 0.0
-        for table, names in (("endings", _ENDINGS), ("checkpoints", _CHECKPOINTS)):
+        for table, names in (("endings", ENDINGS), ("checkpoints", CHECKPOINTS)):
             select = f"SELECT {', '.join(names)}, crc FROM {table} WHERE id = ?"
             row = self._database.execute(select, (start.session_id,)).fetchone()
             if row is not None:
                 *values, crc = row
-                if _crc(values) != crc:
+                if crc_of(values) != crc:
                     return Stored(start, epoch, 0.0, None)
-                if names is _ENDINGS:
-                    return Stored(start, epoch, 0.0, _ending(values))
-                found, age_seconds = _checkpoint(values), values[-1]
+                if names is ENDINGS:
+                    return Stored(start, epoch, 0.0, ending_of(values))
+                found, age_seconds = checkpoint_of(values), values[-1]
         return Stored(start, epoch, age_seconds, found)
 
 
@@ -280,42 +225,25 @@ def reports(folder: Path) -> list[Listed]:
 
     """
     path = folder / FILE_NAME
-    names = [f"sessions.{name}" for name in _STARTS] + [f"endings.{name}" for name in _ENDINGS]
+    names = [f"sessions.{name}" for name in STARTS] + [f"endings.{name}" for name in ENDINGS]
     select = f"SELECT {', '.join(names)}, sessions.crc, endings.crc FROM endings JOIN sessions USING (id)"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            database.text_factory = _as_text
-            _check_kind(database)
+            database.text_factory = as_text
+            check_kind(database)
             rows = database.execute(f"{select} ORDER BY number").fetchall()
     except (sqlite3.Error, ValueError) as error:
         raise CannotServe(f"--state-dir {folder}: {path} cannot be read ({error})") from error
-    return [_listed(row[: len(_STARTS)], row[len(_STARTS) : -2], row[-2:]) for row in rows]
+    return [_listed(row[: len(STARTS)], row[len(STARTS) : -2], row[-2:]) for row in rows]
 
 
 def _listed(start: tuple[Any, ...], ending: tuple[Any, ...], crcs: tuple[int, int]) -> Listed:
     number, session_id = start[0], start[1]
-    if (_crc(start), _crc(ending)) != crcs:
+    if (crc_of(start), crc_of(ending)) != crcs:
         return Listed(number, session_id, "(damaged)", 0, 0, None)
-    config = hypervisor_pb2.CreateSessionRequest.FromString(start[4]).config
-    return Listed(number, session_id, config.label, ending[1], len(config.lanes), ending[-1])
-
-
-def _check_kind(database: sqlite3.Connection) -> None:
-    """Refuse a database of somebody else, or of another version."""
-    (kind,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if kind != _APPLICATION:
-        raise sqlite3.DatabaseError("it is no database of sessions")
-    if version != _VERSION:
-        raise sqlite3.DatabaseError(f"it is of version {version}, this program is for {_VERSION}")
-
-
-def _write(
-    database: sqlite3.Connection, into: str, names: tuple[str, ...], values: tuple[Any, ...], **more: float
-) -> None:
-    """Write a row of ``values`` with their CRC, and of what is not in it."""
-    row = {**dict(zip(names, values, strict=True)), "crc": _crc(values), **more}
-    database.execute(f"{into} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+    config = start_of(start).request.config
+    events = ending_of(ending).applied_events
+    return Listed(number, session_id, config.label, events, len(config.lanes), ending[-1])
 
 
 def _is_going_on(database: sqlite3.Connection, session_id: str) -> bool:
@@ -330,40 +258,3 @@ def _is_going_on(database: sqlite3.Connection, session_id: str) -> bool:
 
 def _not_there() -> NotFound:
     return NotFound("SESSION_NOT_FOUND", "the session was dropped meanwhile")
-
-
-def _as_text(data: bytes) -> str:
-    """Return a text, or what is left of one: the CRC says then that it is damaged."""
-    return data.decode(errors="replace")
-
-
-def _crc(values: Iterable[Any]) -> int:
-    crc = 0
-    for value in values:
-        data = value if isinstance(value, bytes) else f"{type(value).__name__} {value}".encode()
-        crc = crc32(data, crc32(len(data).to_bytes(8, "little"), crc))
-    return crc
-
-
-def _crcs_bytes(crcs: Iterable[int]) -> bytes:
-    return b"".join(map(_CRCS.pack, crcs))
-
-
-def _crcs_of(data: bytes) -> tuple[int, ...]:
-    return tuple(crc for (crc,) in _CRCS.iter_unpack(data))
-
-
-def _checkpoint(values: list[Any]) -> Checkpoint:
-    _, applied, confirmed, crcs, engine, data, _ = values
-    kept, at = [], 0
-    while at < len(data):
-        end, size = _KEPT.unpack_from(data, at)
-        at += _KEPT.size + size
-        kept.append((end, data[at - size : at]))
-    return Checkpoint(applied, confirmed, _crcs_of(crcs), engine, tuple(kept))
-
-
-def _ending(values: list[Any]) -> Ending:
-    _, applied, crcs, digest, report, runs, _ = values
-    lane_runs = hypervisor_pb2.GetReportResponse.FromString(runs).lane_runs
-    return Ending(applied, _crcs_of(crcs), _DIGEST.unpack(digest)[0], report, tuple(lane_runs))

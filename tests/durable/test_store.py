@@ -174,8 +174,8 @@ def of_version(folder: Path, version: int) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (file_in_place, "File exists"),
-        (file_above, "Not a directory"),
+        (file_in_place, "is a file and no folder"),
+        (file_above, "is a file and no folder"),
         (lambda folder: (folder / LOCK_NAME).mkdir(), "Is a directory"),
         (lambda folder: (folder / FILE_NAME).mkdir(), "Is a directory"),
         (lambda folder: (folder / FILE_NAME).write_bytes(b"precious" * 99), "file is not a database"),
