@@ -1,34 +1,12 @@
-"""How many calls are being answered, and of whom those that last."""
+"""How many calls there are that last, and whose."""
 
-import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
-from hypervisor_svc.errors import LimitReached
-from hypervisor_svc.identity import NOBODY
+from exitlab.serving.identity import NOBODY
+from exitlab.serving.refusals import LimitReached
 from hypervisor_svc.limits import ServerLimits
-
-
-class Calls:
-    """Counts the calls that are being answered, so that somebody can wait until there are none."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._count = 0
-        self.none = asyncio.Event()
-        self.none.set()
-
-    def __enter__(self) -> None:
-        """Count a call."""
-        self._count += 1
-        self.none.clear()
-
-    def __exit__(self, *_: object) -> None:
-        """Count it off."""
-        self._count -= 1
-        if not self._count:
-            self.none.set()
 
 
 class LongCalls:

@@ -11,15 +11,14 @@ import argparse
 import os
 import sys
 
-from exitlab.command_line import BAD_INPUT, INTERRUPTED, Parser, ShowVersion, run_command, seconds, tell
+from exitlab.command_line import BAD_INPUT, INTERRUPTED, Parser, ShowVersion, leave, run_command, tell
+from exitlab.serving.options import add_process_options, add_who_may_in
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from collections.abc import Sequence
 
 DEFAULT_LISTEN = "127.0.0.1:50551"
-DEFAULT_GRACE_SECONDS = 10.0
 VENDORS = ("vmx", "svm")
 
 
@@ -52,9 +51,12 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve guests until a signal")
     serve.set_defaults(command=_serve)
     _add_serve_options(serve)
-    _add_who_may_in(serve)
+    add_who_may_in(serve, "sessions")
     if given[:1] == ["serve"]:
-        _add_limits(serve)
+        from exitlab.serving.limits import add_limits
+        from hypervisor_svc.limits import ServerLimits
+
+        add_limits(serve, ServerLimits)
 
     warm = commands.add_parser("warm", help="compile the engine now, so that no start has to")
     warm.set_defaults(command=_warm)
@@ -82,47 +84,12 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
 
 
 def _add_serve_options(serve: argparse.ArgumentParser) -> None:
+    add_process_options(serve, DEFAULT_LISTEN)
     add = serve.add_argument
-    help_text = f"host:port, or unix:PATH; port 0 chooses one (default {DEFAULT_LISTEN})"
-    add("--listen", metavar="ADDR", default=DEFAULT_LISTEN, help=help_text)
     help_text = "keep sessions in this folder, so that they survive a crash of the server"
     add("--state-dir", metavar="DIR", help=help_text)
-    help_text = f"how long a drain may take (default {DEFAULT_GRACE_SECONDS:g})"
-    add("--grace", metavar="SECONDS", type=seconds(3_600), default=DEFAULT_GRACE_SECONDS, help=help_text)
-    add("--log-format", choices=("console", "json"), default="console", help="default console")
-    levels = ("debug", "info", "warning", "error")
-    add("--log-level", choices=levels, default="info", help="default info")
     add("--parent-pipe", metavar="FD", type=int, help="exit at once when this inherited pipe ends")
     add("--own-folder", metavar="DIR", help="remove this folder with the socket, should the parent be gone")
-
-
-def _add_who_may_in(serve: argparse.ArgumentParser) -> None:
-    summary = "This machine's own addresses need none of these; any other needs TLS or --insecure."
-    add = serve.add_argument_group("who may in", summary).add_argument
-    add("--tls-cert", metavar="FILE", help="the server's certificate and its chain, in PEM")
-    add("--tls-key", metavar="FILE", help="its private key, in PEM: RSA, P-256 or P-384")
-    help_text = "let in only who has a certificate of these authorities; each sees only his own sessions"
-    add("--tls-client-ca", metavar="FILE", help=help_text)
-    add("--insecure", action="store_true", help="let in everybody who reaches the address")
-
-
-def _add_limits(serve: argparse.ArgumentParser) -> None:
-    from hypervisor_svc.limits import limit_flags
-
-    group = serve.add_argument_group("limits")
-    for name, default, largest, summary in limit_flags():
-        flag = f"--{name.replace('_', '-')}"
-        help_text = f"{summary} (default {default:,})"
-        group.add_argument(flag, metavar="N", type=_whole(largest), default=default, help=help_text)
-
-
-def _whole(largest: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= largest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {largest:,}")
-        return int(text)
-
-    return whole
 
 
 def _bad_input(message: object) -> int:
@@ -147,24 +114,26 @@ def _serve(options: argparse.Namespace) -> int:
 
     # What is imported stays: looking through it for garbage, again and again, is a quarter of the start.
     gc.disable()
-    from hypervisor_svc import drain, logs
-    from hypervisor_svc.errors import CannotServe
-    from hypervisor_svc.limits import ServerLimits, limit_flags
+    from exitlab.serving import logs
+    from exitlab.serving.limits import chosen_limits
+    from exitlab.serving.refusals import CannotServe
+    from exitlab.serving.tls import chosen_files
+    from hypervisor_svc import drain
+    from hypervisor_svc.limits import ServerLimits
     from hypervisor_svc.parts import Parts
-    from hypervisor_svc.tls import chosen_files
 
     logs.configure(options.log_format, options.log_level)
     parts = Parts.installed()
     gc.freeze()
     gc.enable()
-    limits = ServerLimits(**{name: getattr(options, name) for name, *_ in limit_flags()})
+    limits = chosen_limits(ServerLimits, options)
     state_dir = None if options.state_dir is None else Path(options.state_dir)
 
     def say(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
     async def serve_and_leave(asked: drain.ServeOptions) -> None:
-        _leave(await drain.serve(asked, parts, say))
+        leave(await drain.serve(asked, parts, say))
 
     try:
         files = (options.tls_cert, options.tls_key, options.tls_client_ca)
@@ -174,16 +143,6 @@ def _serve(options: argparse.Namespace) -> int:
     except CannotServe as error:
         return _bad_input(error)
     return 0
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process at once: Python would wait for the engine's threads, however long they take."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue  # nobody reads it any more
-    os._exit(code)
 
 
 def _watch_parent(options: argparse.Namespace) -> str:

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from hypervisor_svc.errors import OurFault, Refused
+from exitlab.serving.logs import bound, log
+from exitlab.serving.refusals import OurFault, Refused
 from hypervisor_svc.journal import Checkpoint
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.logs import bound, log
 from hypervisor_svc.registry import Ending, Held, InThread
 
 EVERY_SECONDS: Final = 1.0
@@ -143,7 +143,7 @@ class Commits:
         """Say that a session is not committed; it waits in memory for its next stream, or for a drain."""
         held.committed_at = self._now()
         session = held.session
-        with bound(session_id=session.session_id):
+        with bound(session=session.session_id):
             log.error("not committed", applied_events=session.applied_events, why=why)
         if held.stream is not None:
             held.stream.end(Ending.NOT_STORED)

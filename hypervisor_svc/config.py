@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from exitlab.events import Column
+from exitlab.serving.refusals import InvalidRequest
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2
-from hypervisor_svc.errors import InvalidRequest
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
 from hypervisor_svc.policies.base import PolicyError

@@ -1,13 +1,9 @@
 """The server's limits."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass
 
+from exitlab.serving.limits import limit
 from exitlab.v1 import hypervisor_pb2
-
-
-def _limit(default: int, largest: int, summary: str) -> Any:
-    return field(default=default, metadata={"largest": largest, "summary": summary})
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,31 +14,22 @@ class ServerLimits:
     event and lane. ``max_streams`` of them are all that unread answers can take of the memory.
     """
 
-    max_message_bytes: int = _limit(4 << 20, 1 << 30, "largest message in bytes")
-    max_block_events: int = _limit(65_536, 1 << 20, "largest number of events in a block")
-    max_window_events: int = _limit(262_144, 1 << 32, "largest number of events sent and not applied")
-    max_uncommitted_events: int = _limit(1 << 22, 1 << 40, "largest number of events not committed")
-    max_lanes: int = _limit(64, 64, "largest number of lanes of a session")
-    max_vcpus: int = _limit(256, 256, "largest number of vCPUs, and of physical CPUs, of a session")
-    max_sessions: int = _limit(256, 1 << 16, "largest number of unfinished sessions of one owner")
-    max_all_sessions: int = _limit(1024, 1 << 16, "largest number of unfinished sessions of all owners")
-    max_streams: int = _limit(512, 1 << 20, "largest number of streams at once")
-    idle_seconds: int = _limit(3600, 1 << 31, "seconds after which a session without a stream is dropped")
-    max_session_seconds: int = _limit(604_800, 1 << 31, "largest age of a session in seconds")
-    max_state_bytes: int = _limit(256 << 20, 900 << 20, "largest state of a session in bytes")
-    max_reports: int = _limit(
+    max_message_bytes: int = limit(4 << 20, 1 << 30, "largest message in bytes")
+    max_block_events: int = limit(65_536, 1 << 20, "largest number of events in a block")
+    max_window_events: int = limit(262_144, 1 << 32, "largest number of events sent and not applied")
+    max_uncommitted_events: int = limit(1 << 22, 1 << 40, "largest number of events not committed")
+    max_lanes: int = limit(64, 64, "largest number of lanes of a session")
+    max_vcpus: int = limit(256, 256, "largest number of vCPUs, and of physical CPUs, of a session")
+    max_sessions: int = limit(256, 1 << 16, "largest number of unfinished sessions of one owner")
+    max_all_sessions: int = limit(1024, 1 << 16, "largest number of unfinished sessions of all owners")
+    max_streams: int = limit(512, 1 << 20, "largest number of streams at once")
+    idle_seconds: int = limit(3600, 1 << 31, "seconds after which a session without a stream is dropped")
+    max_session_seconds: int = limit(604_800, 1 << 31, "largest age of a session in seconds")
+    max_state_bytes: int = limit(256 << 20, 900 << 20, "largest state of a session in bytes")
+    max_reports: int = limit(
         256, 1 << 16, "largest number of ended sessions of one owner, with their reports, kept"
     )
 
     def to_proto(self) -> hypervisor_pb2.Limits:
         """Return the limits as the contract's message."""
         return hypervisor_pb2.Limits(**asdict(self))
-
-
-def limit_flags() -> list[tuple[str, int, int, str]]:
-    """Return name, default, largest value and summary of each limit."""
-    return [
-        (limit.name, int(limit.default), limit.metadata["largest"], limit.metadata["summary"])
-        for limit in fields(ServerLimits)
-        if isinstance(limit.default, int)
-    ]

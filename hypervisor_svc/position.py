@@ -6,7 +6,7 @@ from typing import Self
 
 from exitlab.blocks import ColumnCrcs, DecodedBlock
 from exitlab.events import Column
-from hypervisor_svc.errors import AlreadyExists, DataLoss, InvalidRequest, OutOfRange, WrongState
+from exitlab.serving.refusals import AlreadyExists, DataLoss, InvalidRequest, OutOfRange, WrongState
 
 
 @dataclass(frozen=True, slots=True)

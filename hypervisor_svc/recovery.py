@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
-from hypervisor_svc.errors import Unavailable, WrongState
+from exitlab.serving.logs import log
+from exitlab.serving.refusals import Unavailable, WrongState
 from hypervisor_svc.journal import Stored
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.logs import log
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.registry import Registry
 from hypervisor_svc.session import Session

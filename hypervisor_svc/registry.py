@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from exitlab.serving.identity import NOBODY
+from exitlab.serving.logs import bound, log
+from exitlab.serving.refusals import AlreadyExists, InvalidRequest, LimitReached, NotFound
 from exitlab.v1 import hypervisor_pb2
 from hypervisor_svc.config import MAX_TEXT_CHARACTERS
-from hypervisor_svc.errors import AlreadyExists, InvalidRequest, LimitReached, NotFound
-from hypervisor_svc.identity import NOBODY
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.logs import bound, log
 from hypervisor_svc.session import ENDED, Session
 
 Result = TypeVar("Result")
@@ -263,7 +263,7 @@ class Registry:
             held.ended.set()
             if held.stream is not None:
                 held.stream.end(Ending.DROPPED)
-            with bound(session_id=held.session.session_id):
+            with bound(session=held.session.session_id):
                 log.info("dropped", why=why, applied_events=held.session.applied_events)
         if dropped and self._on_drop is not None:
             self._on_drop([held.session.session_id for held in dropped])

@@ -1,7 +1,7 @@
 """HypervisorService over gRPC.
 
 Engine work is done in threads, as many as there are cores, since the compiled loops let go of the
-interpreter. What a refusal of the layers below becomes is in ``answers.py``.
+interpreter. What a refusal of the layers below becomes is in ``exitlab.serving.answers``.
 """
 
 # ruff: noqa: N802  (the contract names the methods)
@@ -15,22 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
-from exitlab.v1 import hypervisor_pb2, report_pb2
-from hypervisor_svc.answers import Context, Result, answers
-from hypervisor_svc.calls import Calls, LongCalls
-from hypervisor_svc.commits import Commits
-from hypervisor_svc.config import check_config, check_vendor, resolved
-from hypervisor_svc.errors import (
+from exitlab.serving.answers import Context, Result, answers
+from exitlab.serving.calls import Calls, within
+from exitlab.serving.identity import NOBODY, owner_of
+from exitlab.serving.logs import bound, log
+from exitlab.serving.refusals import (
     RETRY_AFTER_MS,
     InvalidRequest,
     NotFound,
     Refused,
     Unavailable,
 )
-from hypervisor_svc.identity import NOBODY, owner_of
+from exitlab.v1 import hypervisor_pb2, report_pb2
+from hypervisor_svc.calls import LongCalls
+from hypervisor_svc.commits import Commits
+from hypervisor_svc.config import check_config, check_vendor, resolved
 from hypervisor_svc.journal import Start
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.logs import bound, log
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
 from hypervisor_svc.policies.base import PolicyError
@@ -38,7 +39,7 @@ from hypervisor_svc.recovery import recovered
 from hypervisor_svc.registry import Ending, Registry, Wanted
 from hypervisor_svc.session import FINISHED, Session
 from hypervisor_svc.store import Store
-from hypervisor_svc.stream import EventStream, within
+from hypervisor_svc.stream import EventStream
 
 DEFAULT_INTERVAL_MS: Final = 1000
 MIN_INTERVAL_MS: Final = 10
@@ -131,7 +132,7 @@ class HypervisorServicer:
             return Session(wanted.session_id, config, make_engine, self.limits, self._store)
 
         session = await self.in_thread(make)
-        with bound(session_id=wanted.session_id):
+        with bound(session=wanted.session_id):
             log.info("created", label=config.label, lanes=len(config.lanes), vcpus=config.vcpus)
         return session
 

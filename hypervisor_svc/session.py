@@ -31,10 +31,7 @@ from typing import Final, Self
 
 from exitlab.blocks import DecodedBlock, plain_field
 from exitlab.events import Column
-from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
-from hypervisor_svc.engine import BadEvents, BadSnapshot, BadTable, EngineError, PolicyFailed
-from hypervisor_svc.engine_like import EngineFactory, EngineLike
-from hypervisor_svc.errors import (
+from exitlab.serving.refusals import (
     Aborted,
     DataLoss,
     InvalidRequest,
@@ -44,6 +41,9 @@ from hypervisor_svc.errors import (
     Refused,
     WrongState,
 )
+from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
+from hypervisor_svc.engine import BadEvents, BadSnapshot, BadTable, EngineError, PolicyFailed
+from hypervisor_svc.engine_like import EngineFactory, EngineLike
 from hypervisor_svc.journal import Checkpoint, Ending, Journal, Stored
 from hypervisor_svc.kept import KeptOutcomes, response_with, told_again
 from hypervisor_svc.limits import ServerLimits

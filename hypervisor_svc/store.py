@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final, NamedTuple
 
-from hypervisor_svc.errors import RETRY_AFTER_MS, CannotServe, NotFound, Unavailable
+from exitlab.serving.refusals import RETRY_AFTER_MS, CannotServe, NotFound, Unavailable
 from hypervisor_svc.journal import Checkpoint, Ending, Start, Stored
 from hypervisor_svc.rows import (
     CHECKPOINTS,

@@ -13,7 +13,7 @@ nor sends for as long as a session may be idle is ended.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
 
@@ -21,20 +21,20 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from exitlab.blocks import BadBlock, DecodedBlock, TooManyEvents, decode_request
-from exitlab.v1 import hypervisor_pb2
-from hypervisor_svc.commits import Commits
-from hypervisor_svc.errors import (
+from exitlab.serving.calls import within
+from exitlab.serving.logs import bound, log
+from exitlab.serving.refusals import (
     RETRY_AFTER_MS,
     Aborted,
     InvalidRequest,
     NotFound,
     Refused,
-    TimedOut,
     Unavailable,
     WrongState,
 )
+from exitlab.v1 import hypervisor_pb2
+from hypervisor_svc.commits import Commits
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.logs import bound, log
 from hypervisor_svc.registry import Ending, Held, Registry
 
 WINDOW_BLOCKS: Final = 3  # read and not yet applied; the engine then never waits for the wire
@@ -132,7 +132,7 @@ class EventStream:
         return held, message.open
 
     async def _carry(self, held: Held, opening: hypervisor_pb2.Open) -> None:
-        with bound(session_id=held.session.session_id):
+        with bound(session=held.session.session_id):
             why = "CUT"
             try:
                 opened, again = await self._take_over(held, opening)
@@ -305,18 +305,6 @@ class EventStream:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             await within(self._home.limits.idle_seconds, writing, "read nothing")
-
-
-async def within(seconds: float, work: Awaitable[Result], silence: str) -> Result:
-    """Wait for something of the client's for so long.
-
-    Raises: TimedOut.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError as error:
-        raise TimedOut("SILENT", f"the client has {silence} for {seconds:g} seconds") from error
 
 
 def _response(**message: Any) -> bytes:

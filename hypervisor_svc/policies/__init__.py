@@ -125,7 +125,7 @@ def policy_table(name: str, vendor: Vendor, features: policy_pb2.CpuFeatures) ->
 
 
 def _log_left_out(message: str) -> None:
-    from hypervisor_svc.logs import log  # noqa: PLC0415  (only a server has a log)
+    from exitlab.serving.logs import log  # noqa: PLC0415  (only a server has a log)
 
     log.warning("policy left out", why=message)
 

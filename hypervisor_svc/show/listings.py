@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from exitlab.command_line import tell
+from exitlab.serving.refusals import CannotServe
 from exitlab.v1 import hypervisor_pb2, policy_pb2
 from hypervisor_svc import policies as shipped
 from hypervisor_svc import pricing, store
-from hypervisor_svc.errors import CannotServe
 from hypervisor_svc.policies.base import PolicyError
 from hypervisor_svc.show.json_text import as_json
 from hypervisor_svc.show.text import aligned

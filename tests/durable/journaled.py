@@ -1,7 +1,7 @@
 """A session whose journal is in memory, and what it hands over."""
 
+from exitlab.serving.refusals import Unavailable
 from exitlab.v1 import hypervisor_pb2, outcome_pb2
-from hypervisor_svc.errors import Unavailable
 from hypervisor_svc.journal import Checkpoint, Ending, Stored
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.session import Session

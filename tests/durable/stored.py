@@ -21,7 +21,7 @@ ALONE = """
 import resource, sys
 from pathlib import Path
 from exitlab.v1 import hypervisor_pb2 as pb
-from hypervisor_svc.errors import CannotServe, Unavailable
+from exitlab.serving.refusals import CannotServe, Unavailable
 from hypervisor_svc.journal import Checkpoint, Start
 from hypervisor_svc.store import Store
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_svc.errors import LimitReached, NotFound
+from exitlab.serving.refusals import LimitReached, NotFound
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.registry import Held, Registry
 from tests.durable.kept_server import Server, run

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from exitlab.serving.refusals import LimitReached, Unavailable, WrongState
 from exitlab.v1 import hypervisor_pb2
-from hypervisor_svc.errors import LimitReached, Unavailable, WrongState
 from hypervisor_svc.journal import Checkpoint
 from hypervisor_svc.kept import KeptOutcomes
 from hypervisor_svc.session import FINISHED, STREAMING, SUSPENDED, Session

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hypervisor_svc.errors import Unavailable
+from exitlab.serving.refusals import Unavailable
 from hypervisor_svc.registry import Ending, Held
 from tests.durable.committing import Bench
 from tests.durable.kept_server import run

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from hypervisor_svc.errors import OurFault
+from exitlab.serving.refusals import OurFault
 from hypervisor_svc.journal import Checkpoint
 from hypervisor_svc.registry import Ending
 from tests.durable.committing import Bench

@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from exitlab.blocks import encode_block
+from exitlab.serving.refusals import CannotServe, Unavailable
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc
 from hypervisor_svc import stream
 from hypervisor_svc.drain import HypervisorServer, ServeOptions
-from hypervisor_svc.errors import CannotServe, Unavailable
 from hypervisor_svc.journal import Checkpoint
 from hypervisor_svc.server import HypervisorServicer
 from hypervisor_svc.store import Store

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_svc.errors import Unavailable
+from exitlab.serving.refusals import Unavailable
 from tests.durable.kept_server import Reader, Server, run
 from tests.durable.stored import loaded
 from tests.hypervisor.test_server import LIMITS, SECONDS

@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from exitlab.serving.refusals import NotFound
 from exitlab.v1 import hypervisor_pb2, policy_pb2
-from hypervisor_svc.errors import NotFound
 from hypervisor_svc.journal import Ending
 from tests.durable.kept_server import Reader, Server, run
 from tests.durable.stored import damage, loaded

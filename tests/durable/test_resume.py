@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
+from exitlab.serving.refusals import DataLoss, OutOfRange, Refused, WrongState
 from exitlab.v1 import hypervisor_pb2
-from hypervisor_svc.errors import DataLoss, OutOfRange, Refused, WrongState
 from hypervisor_svc.journal import Checkpoint, Ending
 from hypervisor_svc.session import FAILED, SUSPENDED, Session
 from tests.durable.journaled import AT_5, after_blocks, journaled, restored, sent_again

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_svc.errors import CannotServe, NotFound
+from exitlab.serving.refusals import CannotServe, NotFound
 from hypervisor_svc.journal import Checkpoint, Ending, Stored
 from hypervisor_svc.store import FILE_NAME, LOCK_NAME, Store
 from tests.durable.stored import FRESH, KEPT, checkpoint, ending, execute, loaded, said_alone, start

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_svc.errors import CannotServe
+from exitlab.serving.refusals import CannotServe
 from hypervisor_svc.journal import Stored
 from hypervisor_svc.store import FILE_NAME, Store
 from tests.durable.stored import FRESH, checkpoint, damage, ending, execute, loaded, overwrite, start

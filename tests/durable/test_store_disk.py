@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_svc.errors import Unavailable
+from exitlab.serving.refusals import Unavailable
 from hypervisor_svc.journal import Checkpoint
 from hypervisor_svc.store import Store
 from tests.durable.stored import CREATE, SECONDS, alone, checkpoint, ending, loaded, said_alone, start

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_svc.errors import CannotServe
+from exitlab.serving.refusals import CannotServe
 from hypervisor_svc.store import FILE_NAME, Listed, Store, reports
 from tests.durable.stored import checkpoint, ending, execute, loaded, start
 

@@ -7,13 +7,13 @@ from typing import Final
 import pytest
 
 from exitlab.command_line import BAD_INPUT
+from exitlab.serving.refusals import InvalidRequest
 from exitlab.v1 import events_pb2, hypervisor_pb2, policy_pb2
 from hypervisor_svc import policies
 from hypervisor_svc.cli import main
 from hypervisor_svc.config import check_config
 from hypervisor_svc.engine.tables import make_table
 from hypervisor_svc.engine.vocabulary import Action, Check
-from hypervisor_svc.errors import InvalidRequest
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.policies.base import VMX, Do, Policy, PolicyError, Sees, do, tabulate
 

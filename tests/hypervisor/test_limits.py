@@ -13,10 +13,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from exitlab.blocks import encode_block
+from exitlab.serving.limits import limit_flags
+from exitlab.serving.refusals import LimitReached, NotFound
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2
 from hypervisor_svc.cli import main
-from hypervisor_svc.errors import LimitReached, NotFound
-from hypervisor_svc.limits import ServerLimits, limit_flags
+from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.registry import Held, Registry
 from hypervisor_svc.server import HypervisorServicer
 from hypervisor_svc.session import Session
@@ -65,7 +66,7 @@ def test_every_limit_has_its_test(capsys: pytest.CaptureFixture[str]) -> None:
         main(["serve", "--help"])
     limits = capsys.readouterr().out.partition("\nlimits:\n")[2]
     flags = {flag.replace("-", "_") for flag in re.findall(r"^  --([a-z-]+) N", limits, re.MULTILINE)}
-    assert flags == COVERED == {name for name, *_ in limit_flags()}
+    assert flags == COVERED == {name for name, *_ in limit_flags(ServerLimits)}
     assert flags <= set(pb.Limits.DESCRIPTOR.fields_by_name)
 
 

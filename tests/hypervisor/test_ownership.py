@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from exitlab.blocks import ColumnCrcs
+from exitlab.serving.tls import TlsFiles
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc
 from hypervisor_svc.drain import ServeOptions
 from hypervisor_svc.limits import ServerLimits
-from hypervisor_svc.tls import TlsFiles
 from tests.hypervisor.test_server import SECONDS, Client, Code, RunningServer, Stream, refusal_of
 from tests.hypervisor.test_session import COLUMNS
 from tests.tls import Authority, Pair, client_credentials

@@ -21,11 +21,11 @@ from grpc_status import rpc_status
 
 from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import EventColumns
+from exitlab.serving.refusals import CannotServe, NotFound, WrongState
 from exitlab.v1 import events_pb2, hypervisor_pb2, hypervisor_pb2_grpc, outcome_pb2, policy_pb2, report_pb2
 from hypervisor_svc import pricing
 from hypervisor_svc.drain import SERVICE_NAME, HypervisorServer, ServeOptions
 from hypervisor_svc.engine import PolicyFailed
-from hypervisor_svc.errors import CannotServe, NotFound, WrongState
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.registry import Registry, Wanted

@@ -9,10 +9,7 @@ import pytest
 
 from exitlab.blocks import ColumnCrcs, DecodedBlock
 from exitlab.events import Column, EventColumns, EventKind
-from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
-from hypervisor_svc.config import check_config
-from hypervisor_svc.engine import BadEvents, BadSnapshot, EngineError, PolicyFailed
-from hypervisor_svc.errors import (
+from exitlab.serving.refusals import (
     Aborted,
     AlreadyExists,
     DataLoss,
@@ -22,6 +19,9 @@ from hypervisor_svc.errors import (
     Refused,
     WrongState,
 )
+from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
+from hypervisor_svc.config import check_config
+from hypervisor_svc.engine import BadEvents, BadSnapshot, EngineError, PolicyFailed
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.policies import NoSuchVendor, UnknownPolicy
 from hypervisor_svc.policies.base import PolicyError

@@ -14,12 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from structlog.testing import capture_logs
 
+from exitlab.serving.binding import bind
+from exitlab.serving.identity import MAX_NAME_BYTES, NOBODY, owner_of
+from exitlab.serving.refusals import CannotServe, PermissionDenied
+from exitlab.serving.tls import TlsFiles, server_credentials
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc
 from hypervisor_svc.cli import main
-from hypervisor_svc.drain import bind
-from hypervisor_svc.errors import CannotServe, PermissionDenied
-from hypervisor_svc.identity import MAX_NAME_BYTES, NOBODY, owner_of
-from hypervisor_svc.tls import TlsFiles, server_credentials
 from tests.hypervisor.test_hypervisor_cli import serving
 from tests.tls import Authority, Key, Pair, client_credentials, key_pem
 

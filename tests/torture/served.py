@@ -11,9 +11,10 @@ import guest_svc.cli
 import guest_svc.sessions
 import hypervisor_svc.server
 import hypervisor_svc.stream
+from exitlab.serving import logs
 from guest_svc.attempt import Attempt
 from guest_svc.hypervisor import Hypervisor
-from hypervisor_svc import drain, logs
+from hypervisor_svc import drain
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.parts import Parts
 from tests.faults.guest import LONG, run_session

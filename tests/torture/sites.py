@@ -17,8 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from exitlab.serving.refusals import Unavailable
 from hypervisor_svc.engine import Engine
-from hypervisor_svc.errors import Unavailable
 from hypervisor_svc.session import Session
 from hypervisor_svc.store import Store
 

@@ -1,6 +1,6 @@
-"""The server's log: structured lines on standard error, for a machine or for people.
+"""A server's log: structured lines on standard error, for a machine or for people.
 
-The session's id is the capability to use it, so a log never has the whole of it.
+An id of a session or of a run is the capability to use it, so a log never has the whole of it.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def configure(log_format: str, level: str = "info") -> None:
     )
 
 
-def bound(*, peer: str = "", session_id: str = "") -> contextlib.AbstractContextManager[None]:
-    """Bind a peer, a session, or both to all lines that are logged inside."""
-    values = {"peer": peer, "session": session_id[:SHOWN_ID_CHARACTERS]}
+def bound(*, peer: str = "", **ids: str) -> contextlib.AbstractContextManager[None]:
+    """Bind a peer, the ids of what it is about (``session``, ``run``), or all, to the lines logged inside."""
+    values = {"peer": peer, **{name: an_id[:SHOWN_ID_CHARACTERS] for name, an_id in ids.items()}}
     return structlog.contextvars.bound_contextvars(**{name: value for name, value in values.items() if value})

@@ -1,8 +1,8 @@
-"""What the service refuses, as types.
+"""What the services refuse, as types.
 
 The tree, with the gRPC status code that the service ends make of each leaf::
 
-    HypervisorError
+    ServiceError
     ├── CannotServe                 the server does not start: one line, exit code 2
     └── Refused                     a request breaks a rule; nothing of it counted
         ├── InvalidRequest          INVALID_ARGUMENT
@@ -24,15 +24,15 @@ from typing import ClassVar, Final
 RETRY_AFTER_MS: Final = 1000  # of what may pass: a drain, a full disk
 
 
-class HypervisorError(Exception):
-    """Anything that this service says no to."""
+class ServiceError(Exception):
+    """Anything that a service says no to."""
 
 
-class CannotServe(HypervisorError):
+class CannotServe(ServiceError):
     """The server cannot start as asked, e.g. because its port is in use."""
 
 
-class Refused(HypervisorError):
+class Refused(ServiceError):
     """A request that is refused whole.
 
     ``reason`` is an UPPER_SNAKE word for programs, the message is for people. ``field`` is the path
@@ -76,13 +76,13 @@ class OutOfRange(Refused):
 
 
 class WrongState(Refused):
-    """The session's state does not allow the request."""
+    """The state of what the request names does not allow it."""
 
     code = "FAILED_PRECONDITION"
 
 
 class Aborted(Refused):
-    """Another stream has the session."""
+    """Somebody else has what the request is about."""
 
     code = "ABORTED"
 
@@ -118,6 +118,6 @@ class TimedOut(Refused):
 
 
 class OurFault(Refused):
-    """The hypervisor broke a promise of its own."""
+    """The service broke a promise of its own."""
 
     code = "INTERNAL"

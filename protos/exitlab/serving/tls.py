@@ -6,8 +6,8 @@ from typing import Final
 import grpc
 
 from exitlab.pem import CERT_FLAG, KEY_FLAG, BadPem, is_readable_by_all, read_certificates, read_pair
-from hypervisor_svc.errors import CannotServe
-from hypervisor_svc.logs import log
+from exitlab.serving.logs import log
+from exitlab.serving.refusals import CannotServe
 
 CLIENT_CA_FLAG: Final = "--tls-client-ca"
 INSECURE_FLAG: Final = "--insecure"

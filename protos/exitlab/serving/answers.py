@@ -8,8 +8,8 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from hypervisor_svc.errors import OurFault, Refused
-from hypervisor_svc.logs import bound, log
+from exitlab.serving.logs import bound, log
+from exitlab.serving.refusals import OurFault, Refused
 
 ERROR_DOMAIN: Final = "exitlab"
 MAX_TEXT_BYTES: Final = 600  # of a refusal: gRPC drops a status with all its details if they pass 8 KiB
@@ -50,9 +50,10 @@ def answers(method: Method[Result]) -> Method[Result]:
 
     @wraps(method)
     async def handler(self: Any, request: Any, context: Context) -> Result:
-        with self.calls, bound(peer=context.peer(), session_id=getattr(request, "session_id", "")):
+        ids = {name: getattr(request, f"{name}_id", "") for name in ("session", "run")}
+        with self.calls, bound(peer=context.peer(), **ids):
             try:
-                if isinstance(request, Refused):  # see drain.add_to_server
+                if isinstance(request, Refused):  # see ``parsing``
                     raise request
                 return await method(self, request, context)
             except OurFault as fault:
@@ -65,7 +66,7 @@ def answers(method: Method[Result]) -> Method[Result]:
                 raise  # the connection's, not ours
             except Exception:
                 log.exception("fault", method=method.__name__)
-                refusal = OurFault("INTERNAL_ERROR", "a fault of the hypervisor; its log says more")
+                refusal = OurFault("INTERNAL_ERROR", "a fault of the service; its log says more")
             await context.abort_with_status(to_status(refusal))
             raise AssertionError("abort returned")
 

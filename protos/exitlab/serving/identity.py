@@ -7,7 +7,7 @@ its kind, so that a common name, which anybody may have, never passes for a URI.
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from hypervisor_svc.errors import PermissionDenied
+from exitlab.serving.refusals import PermissionDenied
 
 NOBODY: Final = ""  # a caller without a certificate: loopback, unix socket, TLS without a client CA
 MAX_NAME_BYTES: Final = 2048  # as many as a SPIFFE ID may have
