@@ -72,6 +72,16 @@ def session_error(error: grpc.RpcError, doing: str) -> GuestError:
     return guest_error(error, doing)
 
 
+def with_refusal(told: GuestError, error: grpc.RpcError) -> GuestError:
+    """Return an error with what a hypervisor's refusal says, if it is one."""
+    told.reason = reason_of(error)
+    if told.reason:
+        told.status, told.words = _status(error)[0].name, _status(error)[1]
+        fields = [each.field for found in _told(error) for each in getattr(found, "field_violations", ())]
+        told.field = "".join(map(str, fields[:1]))
+    return told
+
+
 def may_pass(error: grpc.RpcError) -> bool:
     """Tell whether another attempt makes sense: the other end was not there, or the way to it was cut."""
     (status, message), reason = _status(error), reason_of(error)

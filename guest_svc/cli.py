@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return run_command("guest-svc", _told, make_parser(_COMMANDS).parse_args(arguments))
+    import sys  # noqa: PLC0415  (with the rest that is no option's)
+
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return run_command("guest-svc", _told, make_parser(_COMMANDS, *given[:1]).parse_args(given))
 
 
 def _told(options: argparse.Namespace) -> int:
@@ -179,6 +182,13 @@ def _conform(options: argparse.Namespace) -> int:
     return CHECK_FAILED if document["failed"] else 0
 
 
+def _serve(options: argparse.Namespace) -> int:
+    """Serve runs to others until a signal."""
+    from guest_svc.service.command import serve  # noqa: PLC0415  (starts what it needs before it imports)
+
+    return serve(options)
+
+
 def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
     """Return parameters given as ``key=value``.
 
@@ -230,4 +240,5 @@ _COMMANDS = {
     "workloads": _workloads,
     "demo": _demo,
     "conform": _conform,
+    "serve": _serve,
 }

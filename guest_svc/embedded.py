@@ -16,6 +16,8 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -31,11 +33,15 @@ _UNSAID = frozenset({"event", "level", "timestamp", "peer", "session"})  # of a 
 _SHOWN_LINES = 8  # of a log's end: the innermost frames and the error
 
 
+_tell = partial(tell, "guest-svc")
+
+
 class EmbeddedHypervisor:
     """A hypervisor of our own; ``address`` blocks until it listens."""
 
-    def __init__(self) -> None:
-        """Start the subprocess and return at once."""
+    def __init__(self, warn: Callable[[str], None] = _tell) -> None:
+        """Start the subprocess and return at once; ``warn`` is told what it warns of."""
+        self._warn = warn
         child_end, self._our_end = os.pipe()
         self._folder: str | None = None
         listen = "127.0.0.1:0"
@@ -64,6 +70,11 @@ class EmbeddedHypervisor:
             raise
         finally:
             os.close(child_end)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the subprocess has not ended."""
+        return self._process.poll() is None
 
     @property
     def address(self) -> str:
@@ -104,7 +115,7 @@ class EmbeddedHypervisor:
             if record is None:  # no line of its log: what else it says is that it breaks down
                 self._last_lines.append(line.rstrip())
             elif record["level"] == "warning":
-                tell("guest-svc", f"the hypervisor warns: {_words(record)}")
+                self._warn(f"the hypervisor warns: {_words(record)}")
             elif record["level"] in {"error", "critical"}:
                 trace = str(record.pop("exception", "")).splitlines()
                 self._last_lines.extend([_words(record), *trace[1 - _SHOWN_LINES :]])

@@ -20,6 +20,11 @@ class GuestError(Exception):
     """A run that went wrong, told in one line; its class says how the command exits."""
 
     exit_code: ClassVar[int] = 3
+    #: What the hypervisor's refusal says, where it is one: its words, gRPC's status, its reason, its field.
+    words: str = ""
+    status: str = ""
+    reason: str = ""
+    field: str = ""
 
 
 class BadInput(GuestError):

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, policy_pb2, report_pb2
-from guest_svc.call_errors import first_error, may_pass, session_error
+from guest_svc.call_errors import first_error, may_pass, session_error, with_refusal
 from guest_svc.errors import CouldNotFinish, GuestError
 from guest_svc.retry import Retry
 from guest_svc.tls import Tls
@@ -152,7 +152,7 @@ class Hypervisor:
                 answer = call()
             except grpc.RpcError as error:
                 if not (self._has_answered and may_pass(error) and retry.may_wait()):
-                    raise told(error) from None
+                    raise with_refusal(told(error), error) from None
             else:
                 self._has_answered = True
                 return answer

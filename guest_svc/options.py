@@ -6,7 +6,7 @@ import argparse
 import os
 
 from exitlab.command_line import Parser, ShowVersion, seconds
-from guest_svc.connection import add_tls_options
+from guest_svc.connection import TLS_FLAG, add_tls_options
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
@@ -19,10 +19,15 @@ COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
 DEFAULT_PRICES = "seed-2014"
 HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
 DEFAULT_RETRY_SECONDS = 60.0
+DEFAULT_LISTEN = "127.0.0.1:50552"
+SERVICE_TLS_FLAG = "--hypervisor-tls"  # a service has a certificate of its own
 
 
-def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
-    """Return the parser of all commands; each is done by the function of its name."""
+def make_parser(commands: Mapping[str, Command], chosen: str = "") -> argparse.ArgumentParser:
+    """Return the parser of all commands; each is done by the function of its name.
+
+    Options that take longer to make are those of the ``chosen`` command only.
+    """
     parser = Parser(prog="guest-svc", description="Streams a guest's events to an emulated hypervisor.")
     parser.add_argument("--version", action=ShowVersion)
     add = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -60,7 +65,25 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     _add_hypervisor(conform)
     _add_output(conform)
+
+    serve = add.add_parser("serve", help="start, watch and stop runs for others, until a signal")
+    serve.set_defaults(command=commands["serve"])
+    if chosen == "serve":
+        _add_serve(serve)
     return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from exitlab.serving.limits import add_limits  # noqa: PLC0415  (only a server has them)
+    from exitlab.serving.options import add_process_options, add_who_may_in  # noqa: PLC0415
+    from guest_svc.service.limits import ServiceLimits  # noqa: PLC0415
+
+    add_process_options(parser, DEFAULT_LISTEN)
+    _add_hypervisor(parser, SERVICE_TLS_FLAG)
+    help_text = "let a run choose another hypervisor, though others than this machine reach the service"
+    parser.add_argument("--any-hypervisor", action="store_true", help=help_text)
+    add_who_may_in(parser, "runs")
+    add_limits(parser, ServiceLimits)
 
 
 def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Sequence[str]) -> None:
@@ -114,7 +137,7 @@ def _add_policies(parser: argparse.ArgumentParser, defaults: Sequence[str]) -> N
     parser.set_defaults(default_policies=tuple(defaults))
 
 
-def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
+def _add_hypervisor(parser: argparse.ArgumentParser, tls_flag: str = TLS_FLAG) -> None:
     parser.add_argument(
         "--hypervisor",
         metavar="ADDR",
@@ -125,7 +148,7 @@ def _add_hypervisor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-seconds", metavar="N", type=seconds(86_400), default=DEFAULT_RETRY_SECONDS, help=help_text
     )
-    add_tls_options(parser)
+    add_tls_options(parser, tls_flag)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

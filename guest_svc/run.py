@@ -21,7 +21,7 @@ from guest_svc.results import (
     throughput,
     vendor_name,
 )
-from guest_svc.sessions import QUIET, Talk, stream_workload
+from guest_svc.sessions import QUIET, Streamed, Talk, stream_workload
 from guest_svc.workloads import find_workload
 from guest_svc.workloads.base import Workload, near_matches
 
@@ -35,6 +35,14 @@ WRITE_CYCLES: Final = (50, 60, 80, 100, 150)
 READ_CYCLES: Final = (20, 40, 50, 90, 130)
 
 
+class UnknownPrices(BadInput):
+    """The hypervisor has no price list of a name, the one of this ``number`` among those asked for."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a source is run under: policies of one vendor, and the price lists of the bill."""
@@ -43,6 +51,51 @@ class Plan:
     vendor: policy_pb2.Vendor.ValueType
     price_names: Sequence[str]
     has_ranges: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A session that is finished, its report, and what it is priced at."""
+
+    streamed: Streamed
+    priced: hypervisor_pb2.GetReportResponse
+    figures: Sequence[report_pb2.LaneFigures]
+
+
+def find_price_lists(hypervisor: Hypervisor, names: Sequence[str]) -> dict[str, report_pb2.PriceList]:
+    """Return the price lists of these names.
+
+    Raises:
+        UnknownPrices: There is none of a name.
+        CouldNotFinish: One cannot be used.
+
+    """
+    known = hypervisor.price_lists()
+    for number, name in enumerate(names):
+        if name not in known:
+            raise UnknownPrices(f"no price list {name!r}; {near_matches(name, known)}", number)
+        if not known[name].clock_hertz:
+            raise CouldNotFinish(f"the hypervisor's price list {name} has no clock")
+    return {name: known[name] for name in names}
+
+
+def run_lanes(
+    hypervisor: Hypervisor,
+    workload: Workload,
+    lanes: Sequence[policy_pb2.Lane],
+    price_names: Sequence[str],
+    talk: Talk = QUIET,
+    resume: str = "",
+) -> Ran:
+    """Stream a workload under these lanes and return the report, priced at these lists.
+
+    ``talk`` and ``resume`` are those of ``sessions.stream_workload``.
+    """
+    streamed = stream_workload(hypervisor, workload, lanes, talk, resume)
+    check_report(streamed.report, lanes, workload.vcpus)
+    choices = [hypervisor_pb2.PriceChoice(name=name) for name in price_names]
+    priced = hypervisor.priced(streamed.session_id, choices)
+    return Ran(streamed, priced, check_figures(priced.figures, price_names, len(lanes)))
 
 
 def compare(
@@ -58,30 +111,21 @@ def compare(
     ``talk`` and ``resume`` are those of ``sessions.stream_workload``; ``earlier`` is a finished session whose
     report is set beside.
     """
-    price_lists = hypervisor.price_lists()
-    for name in plan.price_names:
-        if name not in price_lists:
-            raise BadInput(f"no price list {name!r}; {near_matches(name, price_lists)}")
-        if not price_lists[name].clock_hertz:
-            raise CouldNotFinish(f"the hypervisor's price list {name} has no clock")
+    price_lists = find_price_lists(hypervisor, plan.price_names)
     chosen = resolve_policies(hypervisor, plan.policies, plan.vendor)
     if plan.has_ranges and IGNORE_POLICY not in chosen:
         raise BadInput(f"--ranges states losses against {IGNORE_POLICY}: add --policy {IGNORE_POLICY}")
     lanes = [lane(policy, plan.vendor) for policy in chosen]
     beside = find_earlier(hypervisor, earlier, plan.price_names) if earlier else None
-    streamed = stream_workload(hypervisor, workload, lanes, talk, resume)
-    session_id, report = streamed.session_id, streamed.report
-    check_report(report, lanes, workload.vcpus)
-    choices = [hypervisor_pb2.PriceChoice(name=name) for name in plan.price_names]
-    priced = hypervisor.priced(session_id, choices)
-    figures = check_figures(priced.figures, plan.price_names, len(lanes))
+    ran = run_lanes(hypervisor, workload, lanes, plan.price_names, talk, resume)
+    session_id, report = ran.streamed.session_id, ran.streamed.report
     # A generated guest's cycles are of its own clock; a recording has instructions, and the list's clock.
     clocks = {
         name: price_lists[name].clock_hertz if workload.is_recorded else workload.clock_hertz
         for name in plan.price_names
     }
     document = compare_document(
-        _facts(workload), report, figures, clocks, priced.lane_runs, streamed.reconnects
+        _facts(workload), report, ran.figures, clocks, ran.priced.lane_runs, ran.streamed.reconnects
     )
     if beside is not None:
         document["earlier"] = earlier_document(beside, report, clocks)

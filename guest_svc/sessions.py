@@ -7,7 +7,7 @@ applied. Every source here is such a one; a guest that acts on outcomes cannot b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from exitlab.blocks import ColumnCrcs
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
@@ -33,12 +33,25 @@ def _ignore(_text: str) -> None:
     pass
 
 
+class Position(Protocol):
+    """Where a stream stands; may be looked at from any thread."""
+
+    next_event: int  # events below are sent
+    applied_events: int
+    reconnects: int
+
+
+def _ignore_stream(_stream: Position) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Talk:
     """Who is told of what happens meanwhile."""
 
     tell: Callable[[str], None] = _ignore  # a line for people: the stream was cut
     on_session: Callable[[str], None] = _ignore  # a new session's id
+    on_stream: Callable[[Position], None] = _ignore_stream  # once it is open, to look at as long as it is
 
 
 QUIET: Final = Talk()
@@ -77,6 +90,7 @@ def stream_workload(
         with EventStream(
             hypervisor, session, workload.columns, on_cut=cut, is_resumed=bool(resume)
         ) as stream:
+            talk.on_stream(stream)
             for block in workload.blocks():
                 stream.send(block)
                 progress.update(stream.applied_events)

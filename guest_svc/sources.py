@@ -109,7 +109,13 @@ def list_workloads() -> list[dict[str, Any]]:
             }
             for parameter in found.parameters
         ]
-        facts = {"name": name, "summary": found.summary, "is_recorded": found.is_recorded}
+        facts = {
+            "name": name,
+            "summary": found.summary,
+            "is_recorded": found.is_recorded,
+            "documentation": found.documentation,
+            "api_version": found.api_version,
+        }
         listed.append({**facts, "parameters": parameters})
     return listed
 

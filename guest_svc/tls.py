@@ -8,9 +8,9 @@ from typing import Any, Final
 import grpc
 
 from exitlab.pem import BadPem, read_certificates, read_pair
+from guest_svc.connection import TLS_FLAG
 from guest_svc.errors import BadInput
 
-CA_FLAG: Final = "--tls-ca"
 _NOT_TRUSTED: Final = "CERTIFICATE_VERIFY_FAILED: "
 # In the words of old and of new releases of gRPC.
 _OTHER_NAME: Final = ("Hostname Verification Check failed", "is not in peer certificate")
@@ -31,22 +31,31 @@ class Tls:
     cert_file: str | None = None
     key_file: str | None = None
     server_name: str | None = None
+    #: What the flags that gave these begin with, for errors.
+    flag: str = TLS_FLAG
 
     def channel(self, target: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
         """Return a channel to ``target``; nothing is sent yet.
 
         Raises: BadInput, if a file cannot be used.
         """
+        name = [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
+        return grpc.secure_channel(target, self.credentials(), [*options, *name])
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return what a channel is made with.
+
+        Raises: BadInput, if a file cannot be used.
+        """
+        flag = self.flag
         try:
-            roots = _system_roots() if self.ca_file is None else read_certificates(CA_FLAG, self.ca_file)
+            roots = _system_roots() if self.ca_file is None else read_certificates(f"{flag}-ca", self.ca_file)
             key = chain = None
             if self.cert_file is not None and self.key_file is not None:
-                key, chain = read_pair(self.cert_file, self.key_file)
+                key, chain = read_pair(self.cert_file, self.key_file, f"{flag}-cert", f"{flag}-key")
         except BadPem as error:
             raise BadInput(str(error)) from None
-        name = [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
-        credentials = grpc.ssl_channel_credentials(roots, key, chain)
-        return grpc.secure_channel(target, credentials, [*options, *name])
+        return grpc.ssl_channel_credentials(roots, key, chain)
 
 
 def tls_trouble(message: str, address: str, tls: Tls | None) -> str:
@@ -56,21 +65,22 @@ def tls_trouble(message: str, address: str, tls: Tls | None) -> str:
     does one with TLS that is talked to without. There, what is said is what may be wrong.
     """
     who = f"the hypervisor at {address}"
+    flag = TLS_FLAG if tls is None else tls.flag
     if _NOT_TRUSTED in message:
         why = message.partition(_NOT_TRUSTED)[2].removesuffix(": OK")
         is_untimely = any(words in why for words in _UNTIMELY)
-        hint = "" if is_untimely else f" ({CA_FLAG} FILE says whom to trust)"
+        hint = "" if is_untimely else f" ({flag}-ca FILE says whom to trust)"
         return f"the certificate of {who} is not trusted: {why}{hint}"
     if any(words in message for words in _OTHER_NAME):
-        return f"the certificate of {who} is for another name (--tls-server-name NAME says which to expect)"
+        return f"the certificate of {who} is for another name ({flag}-server-name NAME says which to expect)"
     if _NO_TLS in message:
         return f"{who} does not speak TLS: serve with --tls-cert and --tls-key, or leave TLS out here"
     if not any(words in message for words in _CLOSED):
         return ""
     if tls is None:
-        return f"{who} closed the connection; if it wants TLS, say --tls or {CA_FLAG} FILE"
+        return f"{who} closed the connection; if it wants TLS, say {flag} or {flag}-ca FILE"
     if tls.cert_file is None:
-        return f"{who} closed the connection; it may want a certificate: --tls-cert FILE --tls-key FILE"
+        return f"{who} closed the connection; it may want a certificate: {flag}-cert FILE {flag}-key FILE"
     return f"{who} closed the connection; it may not trust {tls.cert_file}, or that has expired"
 
 

@@ -27,5 +27,10 @@ def shipped_capture(name: str) -> CaptureSource:
     """Return the shipped trace called ``name``, not read yet."""
     from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415  (imports numpy)
 
-    summary = capture_facts()[name]["summary"]
-    return CaptureSource(FOLDER / f"{name}.npz", name=f"capture:{name}", summary=summary)
+    facts = capture_facts()[name]
+    return CaptureSource(
+        FOLDER / f"{name}.npz",
+        name=f"capture:{name}",
+        summary=facts["summary"],
+        documentation=facts["workload"],
+    )

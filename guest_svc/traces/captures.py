@@ -26,7 +26,14 @@ from guest_svc.traces.recorded_events import (
     state_columns,
 )
 from guest_svc.traces.records import ByVcpu, Records, kind_name, read_records
-from guest_svc.workloads.base import BLOCK_EVENTS, Parameter, Workload, check_run, parse_parameters
+from guest_svc.workloads.base import (
+    API_VERSION,
+    BLOCK_EVENTS,
+    Parameter,
+    Workload,
+    check_run,
+    parse_parameters,
+)
 
 RECORDED_HERTZ: Final = 1_000_000_000  # an instruction of the recorder's clock is a nanosecond
 CPI_DENOMINATOR: Final = 10**6  # the finest step of cycles per instruction
@@ -102,6 +109,8 @@ class CaptureSource:
     summary: str = "a recorded trace"
     parameters: tuple[Parameter, ...] = PARAMETERS
     is_recorded: bool = True
+    documentation: str = __doc__
+    api_version: int = API_VERSION
 
     def __post_init__(self) -> None:
         """Name it after its file unless it has a name."""

@@ -15,6 +15,8 @@ Nothing here imports numpy, so that names, parameters and errors cost no start-u
 from __future__ import annotations
 
 import difflib
+import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from guest_svc.errors import BadInput
 if TYPE_CHECKING:
     from exitlab.events import Column, EventColumns
 
+API_VERSION: Final = 1  # of the interface that workloads are written for
 BLOCK_EVENTS: Final = 65_536  # most events of a block unless said otherwise
 SEED_LIMIT: Final = 1 << 64
 
@@ -212,6 +215,14 @@ class WorkloadSource(Protocol):
         """The parameters."""
 
     @property
+    def documentation(self) -> str:
+        """What it does, for people, in as many lines as that takes; may be empty."""
+
+    @property
+    def api_version(self) -> int:
+        """The version of the interface that it was written for."""
+
+    @property
     def is_recorded(self) -> bool:
         """Whether it is a recorded trace."""
 
@@ -221,6 +232,13 @@ class WorkloadSource(Protocol):
 
 class GeneratedWorkload(Workload):
     """A workload made from parameters and a seed; name, summary and parameters are its class's."""
+
+    documentation: ClassVar[str] = ""  # what its module says of itself
+    api_version: ClassVar[int] = API_VERSION
+
+    def __init_subclass__(cls) -> None:
+        """Take the documentation from where it is written."""
+        cls.documentation = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "")
 
     def __init__(self, values: dict[str, Value], seed: int, events: int | None) -> None:
         """Keep what was asked for; a subclass builds its patterns from it."""

@@ -33,28 +33,30 @@ class BadPem(Exception):
     """A file that cannot be used; the message is one line that names the flag and the file."""
 
 
-def read_pair(cert_file: str, key_file: str) -> tuple[bytes, bytes]:
-    """Return a private key and the chain of its certificate: gRPC's order.
+def read_pair(
+    cert_file: str, key_file: str, cert_flag: str = CERT_FLAG, key_flag: str = KEY_FLAG
+) -> tuple[bytes, bytes]:
+    """Return a private key and the chain of its certificate, given as these flags: gRPC's order.
 
     Raises: BadPem.
     """
-    chain = read_certificates(CERT_FLAG, cert_file)
-    key = _read(KEY_FLAG, key_file)
+    chain = read_certificates(cert_flag, cert_file)
+    key = _read(key_flag, key_file)
 
     def no_password() -> str:  # without it, OpenSSL would ask on the terminal
-        raise BadPem(f"{KEY_FLAG} {key_file}: encrypted, and no password is asked for")
+        raise BadPem(f"{key_flag} {key_file}: encrypted, and no password is asked for")
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, no_password)
     except ssl.SSLError as error:
         if error.reason in _OTHER_KEY:
-            raise BadPem(f"{KEY_FLAG} {key_file}: not the key of the certificate in {cert_file}") from None
+            raise BadPem(f"{key_flag} {key_file}: not the key of the certificate in {cert_file}") from None
         if error.reason in _WEAK:
-            raise BadPem(f"{CERT_FLAG} {cert_file}: too weak, OpenSSL says {error.reason}") from None
-        raise BadPem(f"{KEY_FLAG} {key_file}: holds no private key in PEM") from None
+            raise BadPem(f"{cert_flag} {cert_file}: too weak, OpenSSL says {error.reason}") from None
+        raise BadPem(f"{key_flag} {key_file}: holds no private key in PEM") from None
     first = _FIRST.search(chain)
     if first is None or not any(der in base64.b64decode(first[1]) for der in _USED_KEYS):
-        raise BadPem(f"{CERT_FLAG} {cert_file}: gRPC uses keys of RSA, P-256 and P-384 only")
+        raise BadPem(f"{cert_flag} {cert_file}: gRPC uses keys of RSA, P-256 and P-384 only")
     return key, chain
 
 

@@ -40,6 +40,14 @@ def bind(
     return f"{shown}:{chosen}"
 
 
+def is_for_this_machine(listen: str) -> bool:
+    """Tell whether only this machine reaches an address to listen on.
+
+    Raises: CannotServe, if it is none.
+    """
+    return listen.startswith(UNIX) or ipaddress.ip_address(_numeric(listen)[0]).is_loopback
+
+
 def _added(
     server: grpc.aio.Server,
     address: str,

@@ -53,6 +53,8 @@ def grpc_server(concurrent_calls: int, max_message_bytes: int) -> grpc.aio.Serve
 async def serve_until_signals(make: Callable[[], Server], on_listening: Callable[[str], None]) -> int:
     """Serve until a signal and return the exit code: 0 once drained, 3 if not in order, 128 + a second.
 
+    A signal before it serves ends it at once.
+
     Raises: CannotServe.
     """
     loop = asyncio.get_running_loop()
@@ -60,8 +62,14 @@ async def serve_until_signals(make: Callable[[], Server], on_listening: Callable
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     server = make()
-    on_listening(await server.start())
-    await signals.get()
+    starting, first = asyncio.create_task(server.start()), asyncio.create_task(signals.get())
+    await asyncio.wait({starting, first}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await server.stop()
+        return 128 + first.result()
+    on_listening(starting.result())
+    await first
     draining = asyncio.create_task(server.drain())
     second = asyncio.create_task(signals.get())
     await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,14 @@
+"""The guest as a service: runs that are started, watched, stopped and listed over gRPC.
+
+::
+
+    life      the process: bind, serve beside health, reflection and channelz, drain
+    servicer  the calls of the contract
+    runs      which runs there are, whose, how many, and what became of each; no gRPC
+    process   one run's process, from outside      child  the same from inside
+    frames    what the two say to each other
+
+Each run has a process of its own. So a workload that keeps the interpreter busy, needs much memory or
+never returns is nobody else's trouble, a run is stopped as any command is, by a signal, and the service
+itself needs neither numpy nor a plug-in's code.
+"""

@@ -1,0 +1,80 @@
+"""The command ``guest-svc serve``: from its options to the server's end."""
+
+# ruff: noqa: PLC0415  (a private hypervisor starts before the rest is imported)
+from __future__ import annotations
+
+import os
+
+from exitlab.command_line import leave
+from guest_svc.connection import checked_address, chosen_tls
+from guest_svc.errors import BadInput
+from guest_svc.options import SERVICE_TLS_FLAG
+
+TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
+if TYPE_CHECKING:
+    import argparse
+
+    from guest_svc.service.life import ServeOptions
+    from guest_svc.service.private import PrivateHypervisor
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve until a signal.
+
+    Raises:
+        BadInput: It cannot be served as asked.
+
+    """
+    # gRPC would print its own lines about a port in use, beside ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    import asyncio
+
+    from exitlab.serving import logs
+    from exitlab.serving.refusals import CannotServe
+
+    logs.configure(options.log_format, options.log_level)
+
+    def say(address: str) -> None:
+        print(f"listening on {address}", flush=True)
+
+    async def serve_and_leave(asked: ServeOptions) -> None:
+        from guest_svc.service import life
+
+        leave(await life.serve(asked, say))
+
+    try:
+        asyncio.run(serve_and_leave(_asked(options)))
+    except CannotServe as error:
+        raise BadInput(str(error)) from error
+    return 0
+
+
+def _asked(options: argparse.Namespace) -> ServeOptions:
+    """Return what the options ask for; a private hypervisor is started."""
+    hypervisor_tls = chosen_tls(options, SERVICE_TLS_FLAG)
+    hypervisor: str | PrivateHypervisor
+    if options.hypervisor:
+        hypervisor = checked_address(options.hypervisor)
+    else:
+        from guest_svc.service.private import PrivateHypervisor
+
+        hypervisor = PrivateHypervisor()
+    from exitlab.serving.limits import chosen_limits
+    from exitlab.serving.tls import chosen_files
+    from guest_svc.service.life import ServeOptions
+    from guest_svc.service.limits import ServiceLimits
+
+    if hypervisor_tls is not None:
+        hypervisor_tls.credentials()  # which would be told too late by a run
+    files = (options.tls_cert, options.tls_key, options.tls_client_ca)
+    return ServeOptions(
+        listen=options.listen,
+        limits=chosen_limits(ServiceLimits, options),
+        hypervisor=hypervisor,
+        hypervisor_tls=hypervisor_tls,
+        retry_seconds=options.retry_seconds,
+        is_any_hypervisor=options.any_hypervisor,
+        is_insecure=options.insecure,
+        grace_seconds=options.grace,
+        tls=chosen_files(*files, is_insecure=options.insecure),
+    )
