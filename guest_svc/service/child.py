@@ -55,7 +55,7 @@ def run(job: Job, say: Say) -> None:
     except _Refused as refused:
         say(Kind.FAILED, refused.failure.encode())
     except GuestError as error:
-        say(Kind.FAILED, _failure(error).encode())
+        say(Kind.FAILED, failure_of(error).encode())
 
 
 def _ran(job: Job, say: Say) -> guest_pb2.WatchRunResponse:
@@ -110,7 +110,7 @@ def _refusal(code: str, reason: str, error: Exception, field: str) -> _Refused:
     return _Refused(Failure(code, reason, str(error), field))
 
 
-def _failure(error: GuestError) -> Failure:
+def failure_of(error: GuestError) -> Failure:
     """Return what an error of the guest means to whoever started the run."""
     message = str(error)
     if isinstance(error, NotConnected):

@@ -196,6 +196,9 @@ class Runs:
                 self._end(run, FAILED, refused.message, refused)
             except Exception:
                 log.exception("fault of a run")
+                if run.process is not None:  # nobody listens to it any more
+                    run.process.kill()
+                    await run.process.ended()
                 fault = OurFault("INTERNAL_ERROR", "a fault of the service; its log says more")
                 self._end(run, FAILED, fault.message, fault)
             finally:
