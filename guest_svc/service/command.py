@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from guest_svc.service.life import ServeOptions
     from guest_svc.service.private import PrivateHypervisor
+    from guest_svc.tls import Tls
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -42,30 +43,34 @@ def serve(options: argparse.Namespace) -> int:
 
         leave(await life.serve(asked, say))
 
+    hypervisor_tls = chosen_tls(options, SERVICE_TLS_FLAG)
+    address = checked_address(options.hypervisor) if options.hypervisor else ""
+    private = None
+    if not address:
+        from guest_svc.service.private import PrivateHypervisor
+
+        private = PrivateHypervisor()
     try:
-        asyncio.run(serve_and_leave(_asked(options)))
+        asyncio.run(serve_and_leave(_asked(options, private or address, hypervisor_tls)))
     except CannotServe as error:
         raise BadInput(str(error)) from error
+    finally:
+        if private is not None:
+            private.end()
     return 0
 
 
-def _asked(options: argparse.Namespace) -> ServeOptions:
-    """Return what the options ask for; a private hypervisor is started."""
-    hypervisor_tls = chosen_tls(options, SERVICE_TLS_FLAG)
-    hypervisor: str | PrivateHypervisor
-    if options.hypervisor:
-        hypervisor = checked_address(options.hypervisor)
-    else:
-        from guest_svc.service.private import PrivateHypervisor
-
-        hypervisor = PrivateHypervisor()
+def _asked(
+    options: argparse.Namespace, hypervisor: str | PrivateHypervisor, hypervisor_tls: Tls | None
+) -> ServeOptions:
+    """Return what the options ask for; files are looked at here, which a run would do too late."""
     from exitlab.serving.limits import chosen_limits
     from exitlab.serving.tls import chosen_files
     from guest_svc.service.life import ServeOptions
     from guest_svc.service.limits import ServiceLimits
 
     if hypervisor_tls is not None:
-        hypervisor_tls.credentials()  # which would be told too late by a run
+        hypervisor_tls.credentials()
     files = (options.tls_cert, options.tls_key, options.tls_client_ca)
     return ServeOptions(
         listen=options.listen,

@@ -33,8 +33,12 @@ class PrivateHypervisor:
                 raise Unavailable("NO_HYPERVISOR", str(error)) from error
 
     async def close(self) -> None:
-        """End it."""
-        await asyncio.to_thread(self._embedded.__exit__, None, None, None)
+        """End it; the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """End it, and remove what it had."""
+        self._embedded.__exit__(None, None, None)
 
 
 def _start() -> EmbeddedHypervisor:

@@ -12,6 +12,7 @@ import grpc
 from exitlab.v1 import guest_pb2, guest_pb2_grpc, policy_pb2
 from guest_svc.service.life import GuestServer, ServeOptions
 from guest_svc.service.limits import ServiceLimits
+from guest_svc.service.private import PrivateHypervisor
 from guest_svc.service.runs import Run
 
 SECONDS = 60.0  # no call of these tests takes this long unless it hangs
@@ -63,7 +64,9 @@ class RunningService:
 
 
 @contextmanager
-def serving(hypervisor: str, listen: str = "127.0.0.1:0", **options: Any) -> Iterator[RunningService]:
+def serving(
+    hypervisor: str | PrivateHypervisor, listen: str = "127.0.0.1:0", **options: Any
+) -> Iterator[RunningService]:
     """Serve until the block is left."""
     options.setdefault("limits", ServiceLimits())
     service = RunningService(ServeOptions(listen, hypervisor=hypervisor, **options))
