@@ -84,8 +84,9 @@ def named_workload(config: guest_pb2.RunConfig) -> Workload:
         error = UnknownWorkload(f"no workload {name!r}; {near_matches(name, known)}")
         raise _refusal("NOT_FOUND", "UNKNOWN_WORKLOAD", error, "config.workload")
     parameters = {given.name: given.value for given in config.parameters}
+    chosen = SourceChoice(source=name, parameters=parameters, seed=config.seed, events=config.events or None)
     try:
-        return open_source(SourceChoice(name, parameters, config.seed, config.events or None))
+        return open_source(chosen)
     except (UnknownParameter, BadParameter) as error:
         reason = "UNKNOWN_PARAMETER" if isinstance(error, UnknownParameter) else "BAD_PARAMETER"
         raise _refusal("INVALID_ARGUMENT", reason, error, _blamed(config)) from error

@@ -13,8 +13,6 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
 
 from exitlab.serving.identity import NOBODY
 from exitlab.serving.logs import bound, log
@@ -31,58 +29,9 @@ from exitlab.serving.refusals import (
 )
 from exitlab.v1 import guest_pb2
 from guest_svc.service.frames import Failure, Kind
+from guest_svc.service.held import FAILED, FINISHED, RUNNING, STOPPED, Key, Run
 from guest_svc.service.limits import ServiceLimits
 from guest_svc.service.process import RunProcess
-
-STARTING: Final = guest_pb2.RUN_STATE_UNSPECIFIED
-RUNNING: Final = guest_pb2.RUN_STATE_RUNNING
-FINISHED: Final = guest_pb2.RUN_STATE_FINISHED
-FAILED: Final = guest_pb2.RUN_STATE_FAILED
-STOPPED: Final = guest_pb2.RUN_STATE_STOPPED
-_BESIDE_BYTES: Final = 4096  # what an ended run takes beside its result, about
-
-
-class Key(NamedTuple):
-    """What a start is known by."""
-
-    owner: str
-    request_id: str
-
-
-@dataclass(eq=False)
-class Run:
-    """A run as the service holds it."""
-
-    key: Key
-    request_digest: bytes
-    status: guest_pb2.RunStatus
-    begun: "asyncio.Future[None]"  # an error if it was refused
-    number: int = 0  # counts those that have begun from 1, for lists
-    report: bytes = b""
-    figures: tuple[bytes, ...] = ()  # serialized, as few ask for them
-    process: RunProcess | None = None
-    is_stopping: bool = False
-    watchers: int = 0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def kept_bytes(self) -> int:
-        """How much is kept of it."""
-        return _BESIDE_BYTES + len(self.report) + sum(map(len, self.figures))
-
-    def response(self) -> guest_pb2.WatchRunResponse:
-        """Return where it stands, and its result once it is finished."""
-        response = guest_pb2.WatchRunResponse(status=self.status, report=self.report)
-        for figures in self.figures:
-            response.figures.add().MergeFromString(figures)
-        return response
-
-    def stop(self) -> None:
-        """Ask its process to stop, now or as soon as there is one."""
-        self.is_stopping = True
-        if self.process is not None:
-            self.process.stop()
-
 
 Launch = Callable[[guest_pb2.RunConfig], Awaitable[RunProcess]]
 
@@ -227,9 +176,7 @@ class Runs:
             late.cancel()
         ending = await process.ended()
         if done is not None and run.begun.done():
-            _move(run.status, done.status)
-            run.report = done.report
-            run.figures = tuple(figures.SerializeToString() for figures in done.figures)
+            run.finish(done)
             self._end(run, FINISHED)
         elif run.is_stopping:
             self._end(run, STOPPED, "", Unavailable("STOPPED", "the run was stopped before it began"))
@@ -258,7 +205,7 @@ class Runs:
         elif kind == Kind.BEGUN:
             self._begin(run, guest_pb2.RunStatus.FromString(payload).session_id)
         elif kind == Kind.POSITION:
-            _move(run.status, guest_pb2.RunStatus.FromString(payload))
+            run.move(guest_pb2.RunStatus.FromString(payload))
 
     def _begin(self, run: Run, session_id: str) -> None:
         if run.begun.done():  # with an error: nobody waits any more
@@ -311,13 +258,6 @@ class Runs:
     def _drop(self, run: Run) -> None:
         del self._by_id[run.status.run_id]
         self._forget(run)
-
-
-def _move(status: guest_pb2.RunStatus, told: guest_pb2.RunStatus) -> None:
-    """Bring a status to where its process says that it is."""
-    status.sent_events = told.sent_events
-    status.applied_events = told.applied_events
-    status.reconnects = told.reconnects
 
 
 def _refusal(failure: Failure) -> Refused:

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from exitlab.serving.refusals import Refused
 from exitlab.v1 import guest_pb2
 from guest_svc.service.frames import Failure, Kind
+from guest_svc.service.held import Run
 from guest_svc.service.limits import ServiceLimits
 from guest_svc.service.process import RunProcess
-from guest_svc.service.runs import Run, Runs
+from guest_svc.service.runs import Runs
 
 LIMITS = ServiceLimits(max_runs=3, max_all_runs=5, max_ended_runs=2, max_watchers=2)
 _END = None

@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 
 from exitlab.v1 import guest_pb2, guest_pb2_grpc, policy_pb2
+from guest_svc.service.held import Run
 from guest_svc.service.life import GuestServer, ServeOptions
 from guest_svc.service.limits import ServiceLimits
 from guest_svc.service.private import PrivateHypervisor
-from guest_svc.service.runs import Run
 
 SECONDS = 60.0  # no call of these tests takes this long unless it hangs
 VMX = policy_pb2.VENDOR_VMX

@@ -11,7 +11,7 @@ import pytest
 from exitlab.serving.refusals import AlreadyExists, LimitReached, NotFound, Refused, Unavailable
 from exitlab.v1 import guest_pb2
 from guest_svc.service.frames import Failure, Kind
-from guest_svc.service.runs import FAILED, FINISHED, RUNNING, STOPPED, Run
+from guest_svc.service.held import FAILED, FINISHED, RUNNING, STOPPED, Run
 from tests.service.scripted import LIMITS, Place, some_request
 
 SECONDS = 20.0

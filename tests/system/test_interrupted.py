@@ -24,6 +24,7 @@ sys.meta_path.insert(0, Interrupting())
 runpy.run_module(program, run_name="__main__", alter_sys=True)
 """
 SERVE: Final = ("hypervisor_svc", "serve")
+GUEST: Final = ("guest_svc", "serve")
 WORKLOADS: Final = ("guest_svc", "workloads")
 
 
@@ -32,6 +33,7 @@ WORKLOADS: Final = ("guest_svc", "workloads")
     [
         *((SERVE, module) for module in ("hypervisor_svc.cli", "exitlab.command_line")),
         *((SERVE, module) for module in ("hypervisor_svc.limits", "hypervisor_svc.drain")),
+        *((GUEST, module) for module in ("guest_svc.service.command", "guest_svc.service.life")),
         *((WORKLOADS, module) for module in ("guest_svc.cli", "exitlab.command_line", "guest_svc.sources")),
     ],
 )
