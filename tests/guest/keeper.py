@@ -15,7 +15,8 @@ from exitlab.blocks import DecodedBlock, decode_request
 from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.stream import WINDOW_BLOCKS, EventStream
+from guest_svc.stream import EventStream
+from guest_svc.window import WINDOW_BLOCKS
 
 COLUMNS = (Column.KINDS, Column.VALUES)
 Response = hypervisor_pb2.StreamEventsResponse

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from guest_svc.errors import BadInput, CouldNotFinish, GuestError
+from guest_svc.errors import BadInput, CouldNotFinish, GaveUp, GuestError
 from guest_svc.retry import LONGEST_WAIT_SECONDS, Retry
 from guest_svc.stream import EventStream
 from tests.guest.keeper import COLUMNS, Response, create, events
@@ -236,12 +236,13 @@ def test_a_drain_says_how_long_to_wait(milliseconds: int) -> None:
 
 @pytest.mark.parametrize("point", [Point.OPEN, Point.FINISH, Point.REPORT])
 def test_giving_up_tells_the_last_reason(point: Point) -> None:
-    """When the time is over in which nothing got done, what is told is what was heard last."""
+    """When the time is over in which nothing got done, that is told, and what was heard last."""
     scripted = Scripted({(point, number): cut(said=f"attempt {number}") for number in range(1, ALWAYS)})
     with pytest.raises(CouldNotFinish) as raised:
         run(scripted)
     attempts = len(scripted.clock.waits) + 1
-    assert str(raised.value).endswith(f": attempt {attempts} (UNAVAILABLE)")
+    assert isinstance(raised.value, GaveUp)
+    assert str(raised.value).endswith(f": attempt {attempts} (UNAVAILABLE); gave up after 30 s")
     assert scripted.clock.seconds == pytest.approx(RETRY_SECONDS)
 
 

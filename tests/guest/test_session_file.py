@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from guest_svc import embedded, progress, retry
+from guest_svc import attempts, embedded, progress, retry
 from guest_svc import hypervisor as hypervisor_module
-from guest_svc import stream as stream_module
 from guest_svc.cli import main
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.hypervisor import Hypervisor
@@ -188,7 +187,7 @@ def test_a_private_hypervisor_that_dies_is_told_at_once(
 
     monkeypatch.setattr(embedded, "EmbeddedHypervisor", Watched)
     monkeypatch.setattr(EventStream, "send", kill_and_send)
-    for module in (stream_module, hypervisor_module):
+    for module in (attempts, hypervisor_module):
         monkeypatch.setattr(module, "Retry", partial(retry.Retry, sleep=sleep))
     code, out, err = guest(*RUN)
     assert (code, out) == (3, "")
