@@ -92,11 +92,12 @@ def test_going_back_again_and_again() -> None:
 )
 def test_what_is_not_sent_can_be_cut_anew(event: int, most: int, ends: list[int]) -> None:
     """No block has more events then, and what was sent is as it was."""
-    kept = kept_blocks(4)
-    kept.go_back(max(4, event))
+    kept = kept_blocks()
+    kept.go_back(event)
     kept.cut_unsent(most, 0)
-    assert sent_again(kept) == [end for end in ends if end > 4]
-    assert kept.go_back(8) == digests(8)
+    assert sent_again(kept) == ends
+    for each in ENDS:
+        assert kept.go_back(each) == digests(each)
 
 
 def part(first_event: int, lane: int, stories: bytes = b"aa", decisions: int = 0) -> outcome_pb2.OutcomePart:
