@@ -65,6 +65,10 @@ class Keeper:
             for each in (info, detail):
                 status.details.add().Pack(each)
             context.abort_with_status(rpc_status.to_status(status))
+        if request.config.label == "full":
+            status = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="the disk is full")
+            status.details.add().Pack(error_details_pb2.ErrorInfo(reason="NOT_STORED", domain="exitlab"))
+            context.abort_with_status(rpc_status.to_status(status))
         if request.config.label == "stop":
             context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
         if request.config.label == "refuse with garbage":

@@ -317,6 +317,14 @@ def test_a_hypervisor_that_stops_at_the_first_call_is_named(serve: Serve) -> Non
         hypervisor.create_session(hypervisor_pb2.SessionConfig(label="stop"))
 
 
+def test_a_hypervisor_that_takes_no_session_now_is_there(serve: Serve) -> None:
+    """Where a first call is refused for now, nobody says that no hypervisor answers."""
+    hypervisor = serve(Keeper())
+    said = f"^the hypervisor at {hypervisor.address} begins no session now: the disk is full .reason NOT"
+    with pytest.raises(NotConnected, match=said):
+        hypervisor.create_session(hypervisor_pb2.SessionConfig(label="full"))
+
+
 SERVER_THAT = """
 import os, sys
 listen, pipe = sys.argv[sys.argv.index("--listen") + 1], int(sys.argv[sys.argv.index("--parent-pipe") + 1])
