@@ -68,7 +68,8 @@ def guest_error(error: grpc.RpcError, doing: str) -> GuestError:
     text = f"{_said(error)}{_details(error)}"
     if status is grpc.StatusCode.INVALID_ARGUMENT:
         return BadInput(text)
-    return CouldNotFinish(f"{doing}: {text} ({status.name})")
+    code = "" if reason_of(error) else f" ({status.name})"  # a reason says more
+    return CouldNotFinish(f"{doing}: {text}{code}")
 
 
 def session_error(error: grpc.RpcError, doing: str) -> GuestError:

@@ -77,8 +77,8 @@ class KeptBlocks:
 
         """
         first = len(self._blocks) - self._unsent
-        blocks = self._blocks[:first]
-        before = blocks[-1] if blocks else self._start
+        before = self._blocks[first - 1] if first else self._start
+        parts = []
         for block in self._blocks[first:]:
             places = range(before.end + most_events, block.end, most_events)
             if places and before.end < heard_events:
@@ -86,10 +86,10 @@ class KeptBlocks:
                     f"the hypervisor takes no more than {most_events:,} events in a block now, and has to "
                     "answer a larger one again; start the run again"
                 )
-            blocks += self._split(before, block, places)
+            parts += self._split(before, block, places)
             before = block
-        self._unsent = len(blocks) - first
-        self._blocks = blocks
+        self._blocks[first:] = parts
+        self._unsent = len(parts)
 
     def _split(self, before: Block, block: Block, places: Iterable[int]) -> list[Block]:
         """Return a block in parts, the second and those after it from ``places`` on."""

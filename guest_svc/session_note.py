@@ -37,7 +37,7 @@ class SessionNote:
 
     @property
     def way_on(self) -> str:
-        """How to go on once the hypervisor is back; empty where nobody knows the id."""
+        """How to go on with a run that was given up; empty where nobody knows the id."""
         if not self._session_id:
             return ""
         if self._file is not None:
@@ -48,7 +48,7 @@ class SessionNote:
             known = f"--resume={self._session_id}"
         else:
             return ""
-        return f"; if the hypervisor comes back with the session, {known} goes on"
+        return f"; {known} goes on if the hypervisor has the session still"
 
 
 def _write(path: Path, text: str) -> None:

@@ -129,7 +129,7 @@ def test_giving_up_says_how_to_go_on(
         "who resumes": "--resume",
     }
     hint = hints.get(told_to)
-    way_on = "" if hint is None else f"; if the hypervisor comes back with the session, {hint} goes on"
+    way_on = "" if hint is None else f"; {hint} goes on if the hypervisor has the session still"
     assert (code, out) == (3, "")
     assert said.startswith("guest-svc: the stream broke at event 0: ")
     assert said.endswith(f"; gave up after 60 s{way_on}")
