@@ -54,7 +54,7 @@ def first_error(
         return NotConnected(f"the hypervisor at {address} begins no session now: {message}{_details(error)}")
     if status in _NOT_THERE:
         trouble = tls_trouble(message, address, tls)
-        return NotConnected(trouble or f"no hypervisor answers at {address}: {message}")
+        return NotConnected(trouble or f"no hypervisor answers at {address}: {_said(error)}")
     if status is grpc.StatusCode.CANCELLED:  # this side cancels no such call
         return NotConnected(f"the hypervisor at {address} is stopping: it cancelled the call")
     if status in _BUGS:
