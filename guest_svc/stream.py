@@ -15,11 +15,11 @@ from typing import Self
 from exitlab.blocks import ColumnCrcs, encode_block
 from exitlab.events import Column, EventColumns
 from exitlab.v1 import hypervisor_pb2, report_pb2
+from guest_svc.arrivals import Arrivals, OnOutcomes
 from guest_svc.attempts import Attempts, Cut
 from guest_svc.errors import CouldNotFinish, SessionIsBehind
 from guest_svc.hypervisor import Hypervisor
 from guest_svc.kept import Block, KeptBlocks
-from guest_svc.outcomes import OnOutcomes, Outcomes
 from guest_svc.resumed import Proof
 from guest_svc.window import Window
 
@@ -52,7 +52,7 @@ class EventStream:
         self._attempts = Attempts(hypervisor, session.session_id, on_cut, is_resumed=is_resumed)
         self._window = Window(session.limits, self._crcs.declared)
         self._kept = KeptBlocks(self._crcs.declared)
-        self._outcomes = Outcomes(on_outcomes)
+        self._outcomes = Arrivals(on_outcomes)
         self._is_resumed = is_resumed
         self._proof = Proof(is_resumed=is_resumed)
         self._failure: BaseException | None = None

@@ -9,7 +9,7 @@ from guest_svc.kept import ToldOutcomes
 OnOutcomes = Callable[[outcome_pb2.OutcomePart], None]
 
 
-class Outcomes:
+class Arrivals:
     """The outcomes of one session, as they come on one stream after another."""
 
     def __init__(self, on_outcomes: OnOutcomes | None) -> None:
