@@ -36,9 +36,17 @@ def _ignore(_text: str) -> None:
 class Position(Protocol):
     """Where a stream stands; may be looked at from any thread."""
 
-    next_event: int  # events below are sent
-    applied_events: int
-    reconnects: int
+    @property
+    def next_event(self) -> int:
+        """The event after the last that is sent, or about to be."""
+
+    @property
+    def applied_events(self) -> int:
+        """How many events the hypervisor has applied."""
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was cut, and went on."""
 
 
 def _ignore_stream(_stream: Position) -> None:
@@ -50,7 +58,7 @@ class Talk:
     """Who is told of what happens meanwhile."""
 
     tell: Callable[[str], None] = _ignore  # a line for people: the stream was cut
-    on_session: Callable[[str], None] = _ignore  # a new session's id
+    on_session: Callable[[str], None] = _ignore  # the session's id
     on_stream: Callable[[Position], None] = _ignore_stream  # once it is open, to look at as long as it is
 
 
@@ -71,11 +79,12 @@ def stream_workload(
 ) -> Streamed:
     """Stream all events of a source in a session, which is new unless ``resume`` names one.
 
-    Whoever has a new session's id can resume it, so that is told before any event.
+    Whoever has a session's id can resume it, so that is told before any event.
     """
     config = _config(workload, lanes)
     if resume:
         session, status = _left_session(hypervisor, resume, config)
+        talk.on_session(resume)
         if status.state == hypervisor_pb2.SESSION_STATE_FINISHED:
             return Streamed(resume, _finished(hypervisor, workload, status), 0)
     else:

@@ -183,6 +183,8 @@ def _warm(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     """Print one of the listings."""
+    if getattr(options, "state_dir", None) == "":
+        return _bad_input("--state-dir: expected a folder")
     from hypervisor_svc.show import listings
 
     try:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from exitlab.serving.limits import limit
+from exitlab.serving.limits import MAX_UNARY_BYTES, limit
 from exitlab.v1 import hypervisor_pb2
 
 
@@ -14,7 +14,7 @@ class ServerLimits:
     event and lane. ``max_streams`` of them are all that unread answers can take of the memory.
     """
 
-    max_message_bytes: int = limit(4 << 20, 1 << 30, "largest message in bytes")
+    max_message_bytes: int = limit(4 << 20, 1 << 30, "largest message in bytes", least=MAX_UNARY_BYTES)
     max_block_events: int = limit(65_536, 1 << 20, "largest number of events in a block")
     max_window_events: int = limit(262_144, 1 << 32, "largest number of events sent and not applied")
     max_uncommitted_events: int = limit(1 << 22, 1 << 40, "largest number of events not committed")

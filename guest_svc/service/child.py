@@ -25,7 +25,6 @@ from guest_svc.workloads import find_workload, workload_names
 from guest_svc.workloads.base import (
     BadParameter,
     UnknownParameter,
-    UnknownWorkload,
     Workload,
     near_matches,
     parse_parameters,
@@ -81,10 +80,17 @@ def named_workload(config: guest_pb2.RunConfig) -> Workload:
     """Return the workload that a config names: one that is listed, never a file."""
     name, known = config.workload, workload_names()
     if name not in known:
-        error = UnknownWorkload(f"no workload {name!r}; {near_matches(name, known)}")
-        raise _refusal("NOT_FOUND", "UNKNOWN_WORKLOAD", error, "config.workload")
-    parameters = {given.name: given.value for given in config.parameters}
-    chosen = SourceChoice(source=name, parameters=parameters, seed=config.seed, events=config.events or None)
+        message = f"no workload {name!r}; {near_matches(name, known)}"
+        raise _refusal("NOT_FOUND", "UNKNOWN_WORKLOAD", message, "config.workload")
+    if config.seed and find_workload(name).is_recorded:
+        message = f"{name}: a recorded trace, which no seed changes"
+        raise _refusal("INVALID_ARGUMENT", "SEED_NOT_TAKEN", message, "config.seed")
+    chosen = SourceChoice(
+        source=name,
+        parameters={given.name: given.value for given in config.parameters},
+        seed=config.seed or None,
+        events=config.events or None,
+    )
     try:
         return open_source(chosen)
     except (UnknownParameter, BadParameter) as error:
@@ -107,8 +113,8 @@ def _blamed(config: guest_pb2.RunConfig) -> str:
     return "config.parameters"
 
 
-def _refusal(code: str, reason: str, error: Exception, field: str) -> _Refused:
-    return _Refused(Failure(code, reason, str(error), field))
+def _refusal(code: str, reason: str, message: object, field: str) -> _Refused:
+    return _Refused(Failure(code, reason, str(message), field))
 
 
 def failure_of(error: GuestError) -> Failure:

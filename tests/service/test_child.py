@@ -37,7 +37,11 @@ def said(config: guest_pb2.RunConfig, hypervisor: str = "unix:/nowhere") -> list
         (
             {"parameters": [Parameter(name="ticks", value="1"), Parameter(name="clock_hertz", value="x")]},
             (
-                *("INVALID_ARGUMENT", "BAD_PARAMETER", "idle: clock_hertz=x: expected int (Hz)"),
+                *(
+                    "INVALID_ARGUMENT",
+                    "BAD_PARAMETER",
+                    "idle: clock_hertz=x: expected int, 1000000 to 10000000000 (Hz)",
+                ),
                 "config.parameters[1].value",
             ),
         ),

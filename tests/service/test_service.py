@@ -131,6 +131,10 @@ def test_a_recorded_trace_runs(client: Client) -> None:
         ({"workload": "/etc/passwd"}, (Code.INVALID_ARGUMENT, "NOT_A_NAME", "config.workload")),
         ({"workload": "capture:../x"}, (Code.INVALID_ARGUMENT, "NOT_A_NAME", "config.workload")),
         ({"workload": "x" * 101}, (Code.INVALID_ARGUMENT, "NOT_A_NAME", "config.workload")),
+        (
+            {"workload": "capture:idle-shell", "seed": 1},
+            (Code.INVALID_ARGUMENT, "SEED_NOT_TAKEN", "config.seed"),
+        ),
         ({"workload": "mine"}, (Code.NOT_FOUND, "UNKNOWN_WORKLOAD", "config.workload")),
         ({"lanes": []}, (Code.INVALID_ARGUMENT, "LANE_COUNT", "config.lanes")),
         ({"lanes": lanes("ignore") * 65}, (Code.INVALID_ARGUMENT, "LANE_COUNT", "config.lanes")),

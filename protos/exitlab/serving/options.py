@@ -12,7 +12,7 @@ DEFAULT_GRACE_SECONDS = 10.0
 def add_process_options(serve: argparse.ArgumentParser, default_listen: str) -> None:
     """Add where a server listens, how it ends, and how it logs."""
     add = serve.add_argument
-    help_text = f"host:port, or unix:PATH; port 0 chooses one (default {default_listen})"
+    help_text = f"host:port, or unix:PATH; port 0 chooses one, 0.0.0.0 is IPv6 too (default {default_listen})"
     add("--listen", metavar="ADDR", default=default_listen, help=help_text)
     help_text = f"how long a drain may take (default {DEFAULT_GRACE_SECONDS:g})"
     add("--grace", metavar="SECONDS", type=seconds(3_600), default=DEFAULT_GRACE_SECONDS, help=help_text)

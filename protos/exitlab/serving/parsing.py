@@ -4,15 +4,13 @@ gRPC alone would answer UNKNOWN. The handler gets the refusal in place of the re
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from exitlab.serving.limits import MAX_UNARY_BYTES
 from exitlab.serving.refusals import InvalidRequest, LimitReached
-
-# Of a request that is no block: 64 lanes' tables have a sixth of that; parsed it may take 35 times as much.
-MAX_UNARY_BYTES: Final = 1 << 20
 
 
 def _or_refusal(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
