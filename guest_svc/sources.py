@@ -30,14 +30,15 @@ class SourceChoice:
     must_be_recorded: bool = False
 
 
-def open_source(choice: SourceChoice) -> "Workload":
-    """Return a source's events, ready to stream.
+def open_source(choice: SourceChoice, found: "WorkloadSource | None" = None) -> "Workload":
+    """Return a source's events, ready to stream; ``found`` is what it stands for, where that is known.
 
     Raises:
         BadInput: There is no such source, or it does not take what it is given.
 
     """
-    found = _find(choice.source, must_be_recorded=choice.must_be_recorded)
+    if found is None:
+        found = _find(choice.source, must_be_recorded=choice.must_be_recorded)
     if choice.must_be_recorded and not found.is_recorded:
         raise BadInput(f"{choice.source}: a generated workload, not a recorded trace; use run or compare")
     parameters = dict(choice.parameters)
@@ -57,6 +58,18 @@ def open_source(choice: SourceChoice) -> "Workload":
         skipped = ", ".join(f"{count:,} {kind}" for kind, count in made.skipped.items())
         raise BadInput(f"{choice.source}: none of its {made.records:,} records is an event: {skipped}")
     return made
+
+
+def find_named(name: str) -> "WorkloadSource":
+    """Return the workload that is listed by a name; never a file, whatever there is beside us.
+
+    Raises:
+        UnknownWorkload: There is none.
+
+    """
+    from guest_svc.workloads import find_workload  # noqa: PLC0415  (imports numpy)
+
+    return find_workload(name)
 
 
 def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":

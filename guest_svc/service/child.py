@@ -19,14 +19,14 @@ from guest_svc.hypervisor import Hypervisor
 from guest_svc.run import UnknownPrices, find_price_lists, run_lanes
 from guest_svc.service.frames import HEADER, LARGEST_PAYLOAD, Failure, Job, Kind, encode_frame
 from guest_svc.sessions import Position, Talk
-from guest_svc.sources import SourceChoice, open_source
+from guest_svc.sources import SourceChoice, find_named, open_source
 from guest_svc.tls import Tls
-from guest_svc.workloads import find_workload, workload_names
 from guest_svc.workloads.base import (
     BadParameter,
+    Parameter,
     UnknownParameter,
+    UnknownWorkload,
     Workload,
-    near_matches,
     parse_parameters,
 )
 
@@ -78,13 +78,7 @@ def _ran(job: Job, say: Say) -> guest_pb2.WatchRunResponse:
 
 def named_workload(config: guest_pb2.RunConfig) -> Workload:
     """Return the workload that a config names: one that is listed, never a file."""
-    name, known = config.workload, workload_names()
-    if name not in known:
-        message = f"no workload {name!r}; {near_matches(name, known)}"
-        raise _refusal("NOT_FOUND", "UNKNOWN_WORKLOAD", message, "config.workload")
-    if config.seed and find_workload(name).is_recorded:
-        message = f"{name}: a recorded trace, which no seed changes"
-        raise _refusal("INVALID_ARGUMENT", "SEED_NOT_TAKEN", message, "config.seed")
+    name = config.workload
     chosen = SourceChoice(
         source=name,
         parameters={given.name: given.value for given in config.parameters},
@@ -92,17 +86,23 @@ def named_workload(config: guest_pb2.RunConfig) -> Workload:
         events=config.events or None,
     )
     try:
-        return open_source(chosen)
+        found = find_named(name)
+        if config.seed and found.is_recorded:
+            message = f"{name}: a recorded trace, which no seed changes"
+            raise _refusal("INVALID_ARGUMENT", "SEED_NOT_TAKEN", message, "config.seed")
+        return open_source(chosen, found)
+    except UnknownWorkload as error:
+        raise _refusal("NOT_FOUND", "UNKNOWN_WORKLOAD", error, "config.workload") from error
     except (UnknownParameter, BadParameter) as error:
         reason = "UNKNOWN_PARAMETER" if isinstance(error, UnknownParameter) else "BAD_PARAMETER"
-        raise _refusal("INVALID_ARGUMENT", reason, error, _blamed(config)) from error
+        place = _blamed(config, found.parameters)
+        raise _refusal("INVALID_ARGUMENT", reason, error, place) from error
     except BadInput as error:
         raise _refusal("INVALID_ARGUMENT", "BAD_WORKLOAD", error, "config.workload") from error
 
 
-def _blamed(config: guest_pb2.RunConfig) -> str:
+def _blamed(config: guest_pb2.RunConfig, declared: tuple[Parameter, ...]) -> str:
     """Return the field of the first parameter that is not taken; of all, if they do not go together."""
-    declared = find_workload(config.workload).parameters
     for number, given in enumerate(config.parameters):
         try:
             parse_parameters(config.workload, declared, {given.name: given.value})
