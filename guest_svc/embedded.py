@@ -39,7 +39,7 @@ _tell = partial(tell, "guest-svc")
 class EmbeddedHypervisor:
     """A hypervisor of our own; ``address`` blocks until it listens."""
 
-    def __init__(self, warn: Callable[[str], None] = _tell) -> None:
+    def __init__(self, *, warn: Callable[[str], None] = _tell) -> None:
         """Start the subprocess and return at once; ``warn`` is told what it warns of."""
         self._warn = warn
         child_end, self._our_end = os.pipe()

@@ -42,4 +42,4 @@ class PrivateHypervisor:
 
 
 def _start() -> EmbeddedHypervisor:
-    return EmbeddedHypervisor(lambda line: log.warning("private hypervisor", said=line))
+    return EmbeddedHypervisor(warn=lambda line: log.warning("private hypervisor", said=line))

@@ -5,6 +5,7 @@ It has a pipe of ours as standard input, and so ends when the service does, howe
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from guest_svc.service.frames import HEADER, LARGEST_PAYLOAD, Job, Kind, encode_
 STOP_SECONDS: Final = 2.0  # from the request to stop to the end by force
 SHOWN_LINES: Final = 50  # of what a process writes on standard error
 SHOWN_CHARACTERS: Final = 500  # of a line
+_BUFFERED_BYTES: Final = 1 << 16  # of a pipe
 _PROGRAM: Final = (sys.executable, "-m", "guest_svc.service.child")
 
 
@@ -35,12 +37,27 @@ class RunProcess(Protocol):
         """Wait until it has ended; return its status, minus the number of a signal."""
 
 
+class _Streams(asyncio.subprocess.SubprocessStreamProtocol):
+    """The pipes of a process, and whether it has exited, which need not end them."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=_BUFFERED_BYTES, loop=asyncio.get_running_loop())
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        """Take note that it has."""
+        super().process_exited()
+        self.exited.set()
+
+
 class ChildProcess:
     """A process that runs ``child``."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, exited: asyncio.Event) -> None:
         """Take over a process that has just been started."""
         self._process = process
+        self._exited = exited
+        self._ending = asyncio.create_task(self._wait())
         self._errors = asyncio.create_task(self._log_errors())
         self._by_force: asyncio.TimerHandle | None = None
 
@@ -48,16 +65,19 @@ class ChildProcess:
     async def start(cls, job: Job) -> Self:
         """Start a process and give it its job."""
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
+        loop = asyncio.get_running_loop()
+        transport, streams = await loop.subprocess_exec(
+            _Streams,
             *_PROGRAM,
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
-            start_new_session=True,  # Ctrl-C is the service's to handle
+            start_new_session=True,  # Ctrl-C is the service's to handle; all that a run starts is one group
         )
+        process = asyncio.subprocess.Process(transport, streams, loop)
         assert process.stdin is not None
         process.stdin.write(encode_frame(Kind.JOB, job.encode()))
-        return cls(process)
+        return cls(process, streams.exited)
 
     async def frames(self) -> AsyncIterator[tuple[Kind, bytes]]:
         """Yield what it says, until it ends; a last frame that is cut short is none."""
@@ -74,27 +94,33 @@ class ChildProcess:
 
     def stop(self) -> None:
         """Ask it to stop, and end it by force if it does not before long."""
-        self._signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
         if self._by_force is None:
             self._by_force = asyncio.get_running_loop().call_later(STOP_SECONDS, self.kill)
 
     def kill(self) -> None:
-        """End it by force."""
-        self._signal(signal.SIGKILL)
+        """End it by force, with all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def ended(self) -> int:
         """Wait until it has ended; return its status, minus the number of a signal."""
-        status = await self._process.wait()
-        if self._by_force is not None:
-            self._by_force.cancel()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        status = await self._ending
         await self._errors
         return status
 
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            self._process.send_signal(number)
+    async def _wait(self) -> int:
+        """Wait for its end, and leave nothing of it: what it has started may hold its pipes."""
+        await self._exited.wait()
+        status = self._process.returncode
+        assert status is not None
+        if self._by_force is not None:
+            self._by_force.cancel()
+        self.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return status
 
     async def _log_errors(self) -> None:
         """Log the first lines that it writes, and how many more there were."""

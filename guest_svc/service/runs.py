@@ -81,7 +81,7 @@ class Runs:
     def _check_room(self, owner: str) -> None:
         """Refuse a run more than the owner, or all of them, may have at once."""
         if self._is_draining:
-            raise Unavailable("DRAINING", "the service is about to stop", retry_after_ms=RETRY_AFTER_MS)
+            raise _draining()
         owners = [run.key.owner for run in self._by_key.values() if not run.ended.is_set()]
         own, limits = owners.count(owner), self._limits
         if own >= limits.max_runs:
@@ -152,7 +152,7 @@ class Runs:
                 self._end(run, FAILED, fault.message, fault)
             finally:
                 if not run.ended.is_set():  # cancelled
-                    self._end(run, STOPPED, "", Unavailable("DRAINING", "the service has stopped"))
+                    self._end(run, STOPPED, "", _draining())
 
     async def _listen(self, run: Run, config: guest_pb2.RunConfig) -> None:
         """Start a run's process and take what it says, until it has ended."""
@@ -179,7 +179,7 @@ class Runs:
             run.finish(done)
             self._end(run, FINISHED)
         elif run.is_stopping:
-            self._end(run, STOPPED, "", Unavailable("STOPPED", "the run was stopped before it began"))
+            self._end(run, STOPPED, "", _draining())  # nobody else stops a run that has not begun
         else:
             if failure is None:
                 how = f"by signal {-ending}" if ending < 0 else f"with status {ending}"
@@ -258,6 +258,10 @@ class Runs:
     def _drop(self, run: Run) -> None:
         del self._by_id[run.status.run_id]
         self._forget(run)
+
+
+def _draining() -> Unavailable:
+    return Unavailable("DRAINING", "the service is about to stop", retry_after_ms=RETRY_AFTER_MS)
 
 
 def _refusal(failure: Failure) -> Refused:

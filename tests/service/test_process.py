@@ -89,6 +89,17 @@ time.sleep({SECONDS})
     assert played(monkeypatch, program, stops=True) == ([(Kind.BEGUN, b"")], 7, [])
 
 
+def test_what_it_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies, and another of its own that holds its pipes: the run has ended all the same."""
+    program = f"""
+import subprocess
+subprocess.Popen(["sleep", "{SECONDS * 10:g}"])
+os.write(1, encode_frame(Kind.BEGUN, b""))
+os.kill(os.getpid(), 9)
+"""
+    assert played(monkeypatch, program) == ([(Kind.BEGUN, b"")], -9, [])
+
+
 def test_what_it_writes_besides_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first lines, none of them long, and how many more there were; also one that does not end."""
     program = """

@@ -279,7 +279,7 @@ async def test_a_service_that_stops() -> None:
     starting, process = await place.starting("c")
     await place.runs.stop_all()
     assert (run.status.state, process.stops) == (STOPPED, 1)
-    assert (await refusal(starting)).reason == "STOPPED"
+    assert (await refusal(starting)).reason == "DRAINING"
     error = await refusal(place.runs.start(some_request("d")))
     assert (error.code, error.reason, error.place) == ("UNAVAILABLE", "DRAINING", {"retry_after_ms": 1000})
     assert await place.runs.start(some_request("b")) is done
