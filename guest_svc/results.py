@@ -73,7 +73,7 @@ def check_report(report: report_pb2.Report, lanes: Sequence[policy_pb2.Lane], vc
         CouldNotFinish: The hypervisor does not keep the contract.
 
     """
-    asked = [(lane.policy_name, lane.vendor) for lane in lanes]
+    asked = [(lane.policy_name or lane.policy_table.name, lane.vendor) for lane in lanes]
     told = [(lane.policy, lane.vendor) for lane in report.lanes]
     trouble = ""
     if told != asked:

@@ -64,7 +64,8 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
 
     policy = commands.add_parser("policy", help="print a policy's table, or how two differ")
     policy.set_defaults(command=_list, listing="policy")
-    policy.add_argument("name", metavar="NAME", help="the policy")
+    help_text = "a policy's name, or your own: ./FILE.py:CLASS, MODULE:CLASS, or its table, FILE.json"
+    policy.add_argument("name", metavar="NAME", help=help_text)
     policy.add_argument("--vendor", choices=VENDORS, help="default vmx, or the only one that it exists on")
     help_text = "show what is different in another, or on another vendor (default the same)"
     policy.add_argument("--diff", metavar="OTHER[@VENDOR]", help=help_text)
@@ -76,8 +77,9 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     reports.set_defaults(command=_list, listing="reports")
     reports.add_argument("--state-dir", metavar="DIR", required=True, help="the one that serve has")
     for listing in (policies, policy, prices, reports):
-        outputs = ("text", "json", "dot") if listing is policy else ("text", "json")
-        listing.add_argument("--output", choices=outputs, default="text", help="default text")
+        outputs = ("text", "json", "dot", "lanes") if listing is policy else ("text", "json")
+        help_text = "default text" + ("; lanes: a line for each vendor and CPU" if listing is policy else "")
+        listing.add_argument("--output", choices=outputs, default="text", help=help_text)
     return parser
 
 
