@@ -147,7 +147,7 @@ def _answer(policy: Policy, moment: Moment, values: dict[Input, int]) -> Do:
         done = answer(Sees(policy.name, moment, values))
     except PolicyError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"{_where(policy, moment, values)} fails: {type(error).__name__}: {error}"
         raise PolicyError(message, moment) from error
     if done is None:

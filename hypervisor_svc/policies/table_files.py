@@ -62,6 +62,7 @@ def _parsed(path: str) -> dict[str, Any]:
         raise PlugInError(f"{path}: more than {MOST_BYTES >> 20} MiB; no policy's table is so large")
     try:
         found: object = json.loads(data)
+        json.dumps(found, ensure_ascii=False).encode()  # half a character would be a message's to refuse
     except json.JSONDecodeError as error:
         raise PlugInError(f"{path}:{error.lineno}: no JSON: {error.msg}, column {error.colno}") from None
     except (ValueError, RecursionError) as error:
