@@ -10,6 +10,7 @@ of JSON each. Nothing heavy is imported here, so that the process runs while the
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -45,16 +46,24 @@ class Tabulation:
     def __init__(self, word: str) -> None:
         """Start the process and return at once; ``word`` is the policy as ``--policy`` names it."""
         self.word = word
-        command = [sys.executable, "-m", "hypervisor_svc", "policy", "--output", "lanes", "--", word]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        child_end, self._our_end = os.pipe()  # an author's class may never end, and we may be killed
+        command = [sys.executable, "-m", "hypervisor_svc", "policy", "--output", "lanes"]
+        try:
+            self._process = subprocess.Popen(
+                [*command, "--parent-pipe", str(child_end), "--", word],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(child_end,),
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except BaseException:
+            os.close(self._our_end)
+            raise
+        finally:
+            os.close(child_end)
 
     def __enter__(self) -> Self:
         """Return the tabulation."""
@@ -66,6 +75,7 @@ class Tabulation:
         """Stop the process, should it still run."""
         self._process.kill()
         self._process.communicate()
+        os.close(self._our_end)
 
     def lines(self) -> list[str]:
         """Wait for the process and return the lanes; what the author's code printed goes to standard error.

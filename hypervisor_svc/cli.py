@@ -69,6 +69,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     policy.add_argument("--vendor", choices=VENDORS, help="default vmx, or the only one that it exists on")
     help_text = "show what is different in another, or on another vendor (default the same)"
     policy.add_argument("--diff", metavar="OTHER[@VENDOR]", help=help_text)
+    _add_parent_pipe(policy)
 
     prices = commands.add_parser("prices", help="list the price lists, with the source of each price")
     prices.set_defaults(command=_list, listing="prices")
@@ -94,8 +95,13 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     add("--log-format", choices=("console", "json"), default="console", help="default console")
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, default="info", help="default info")
-    add("--parent-pipe", metavar="FD", type=int, help="exit at once when this inherited pipe ends")
+    _add_parent_pipe(serve)
     add("--own-folder", metavar="DIR", help="remove this folder with the socket, should the parent be gone")
+
+
+def _add_parent_pipe(parser: argparse.ArgumentParser) -> None:
+    help_text = "exit at once when this inherited pipe ends"
+    parser.add_argument("--parent-pipe", metavar="FD", type=int, help=help_text)
 
 
 def _add_who_may_in(serve: argparse.ArgumentParser) -> None:
@@ -137,10 +143,8 @@ def _serve(options: argparse.Namespace) -> int:
         return _bad_input("--own-folder: needs --parent-pipe")
     if options.state_dir == "":  # a shell's variable that is not set, perhaps
         return _bad_input("--state-dir: expected a folder")
-    if options.parent_pipe is not None:
-        trouble = _watch_parent(options)
-        if trouble:
-            return _bad_input(f"--parent-pipe {options.parent_pipe}: {trouble}")
+    if trouble := _watch_parent(options):
+        return _bad_input(trouble)
     # gRPC would print its own lines about a port in use, beside ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import asyncio
@@ -189,18 +193,20 @@ def _leave(code: int) -> NoReturn:
 
 
 def _watch_parent(options: argparse.Namespace) -> str:
-    """Leave with the parent that holds the other end of the pipe; return what is wrong with it.
+    """Leave with the parent that holds the other end of the pipe, if any; return what is wrong with it.
 
     A thread, so that it works while the event loop does not run yet, or is busy.
     """
+    pipe, folder = options.parent_pipe, getattr(options, "own_folder", None)
+    if pipe is None:
+        return ""
     import contextlib
     import threading
 
-    pipe, folder = options.parent_pipe, options.own_folder
     try:
         os.fstat(pipe)
     except OSError as error:
-        return error.strerror or str(error)
+        return f"--parent-pipe {pipe}: {error.strerror or error}"
 
     def wait() -> None:
         while os.read(pipe, 1):
@@ -226,6 +232,8 @@ def _warm(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     """Print one of the listings."""
+    if options.listing == "policy" and (trouble := _watch_parent(options)):
+        return _bad_input(trouble)
     from hypervisor_svc.show import listings
 
     try:

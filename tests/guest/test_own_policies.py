@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -294,3 +295,19 @@ def test_a_session_goes_on_with_the_same_policy_only(folder: Path, run: Any) -> 
     code, out, err = run(*SMALL, *resumed)
     assert (code, out) == (BAD_INPUT, "")
     assert err == "guest-svc: --resume: the session was created for another run; lanes differ\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9), (signal.SIGINT, 130)]
+)
+def test_a_class_that_never_ends_goes_with_its_guest(folder: Path, number: int, code: int) -> None:
+    """However the guest ends, the process that tabulates is gone too: the pipe that it holds ends."""
+    os.mkfifo(folder / "alive")
+    source = "alive = open('alive', 'w')\nalive.write('here')\nalive.flush()\nwhile True: pass\n"
+    (folder / "mine.py").write_text(source, encoding="utf-8")
+    command = [sys.executable, "-m", "guest_svc", "run", "idle", "--policy", MINE]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as guest, (folder / "alive").open() as alive:
+        assert alive.read(4) == "here"
+        guest.send_signal(number)
+        assert guest.wait(60) == code
+        assert alive.read() == ""  # nobody holds it any more
