@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 
-from exitlab.plug_ins import POLICIES, entry_points, is_reference
+from exitlab.plugins import entry_points, is_plugin
 from guest_svc.errors import BadInput
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from typing import Self
 
 _PROGRAM = "hypervisor-svc: "
-_TABLE_FILE = ".json"
+_GROUP = "exitlab.policies"  # of entry points, as hypervisor_svc looks for them
+_FILES = (".py", ".json")
 
 
 def is_brought(word: str) -> bool:
     """Return whether a word is written as a class or as a table, and so is no name."""
-    return is_reference(word) or word.endswith(_TABLE_FILE)
+    return is_plugin(word) or word.endswith(_FILES) or any(sign in word for sign in ":/\\")
 
 
 def start(words: Iterable[str], stack: ExitStack) -> list[Tabulation]:
     """Start to tabulate those of the words that may name a policy of one's own, each once."""
-    packaged = {entry.name for entry in entry_points(POLICIES)}
+    packaged = entry_points(_GROUP)
     own = dict.fromkeys(word for word in words if is_brought(word) or word in packaged)
     return [stack.enter_context(Tabulation(word)) for word in own]
 
@@ -91,8 +92,6 @@ class Tabulation:
             if line not in refusals:
                 print(line, file=sys.stderr)
         if status:
-            why = (
-                refusals[-1].removeprefix(_PROGRAM) if refusals else f"its process ended with status {status}"
-            )
-            raise BadInput(f"--policy {self.word}: {why}")
+            why = refusals[-1] if refusals else f"its process ended with status {status}"
+            raise BadInput(f"--policy {self.word}: {why.removeprefix(_PROGRAM)}")
         return printed.splitlines()

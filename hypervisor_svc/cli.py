@@ -11,7 +11,16 @@ import argparse
 import os
 import sys
 
-from exitlab.command_line import BAD_INPUT, INTERRUPTED, Parser, ShowVersion, run_command, seconds, tell
+from exitlab.command_line import (
+    BAD_INPUT,
+    INTERRUPTED,
+    TRACEBACK_VARIABLE,
+    Parser,
+    ShowVersion,
+    run_command,
+    seconds,
+    tell,
+)
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
@@ -234,11 +243,16 @@ def _list(options: argparse.Namespace) -> int:
     """Print one of the listings."""
     if options.listing == "policy" and (trouble := _watch_parent(options)):
         return _bad_input(trouble)
+    from exitlab.plugins import PluginError
     from hypervisor_svc.show import listings
 
     try:
         text = getattr(listings, options.listing)(options)
     except listings.CannotList as error:
+        if os.environ.get(TRACEBACK_VARIABLE) and isinstance(error.__cause__, PluginError):
+            import traceback
+
+            traceback.print_exc()  # its author looks for his mistake
         return _bad_input(error)
     print(text, end="")
     return 0

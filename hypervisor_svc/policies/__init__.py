@@ -84,14 +84,19 @@ def policy_vendors(name: str) -> tuple[Vendor, ...]:
 
     """
     if name not in _MAKERS:
-        near = difflib.get_close_matches(name, _MAKERS, cutoff=0.4)
-        message = f"no policy is named {name!r}; " + (
-            f"near: {', '.join(near)}" if near else f"there are {', '.join(_MAKERS)}"
-        )
-        if "," in name:
-            message += "; several are named one by one: --policy A --policy B"
-        raise UnknownPolicy(message)
+        raise unknown_policy(name)
     return _MAKERS[name][0]
+
+
+def unknown_policy(name: str) -> UnknownPolicy:
+    """Return the error of a name that no policy has, with the near ones."""
+    near = difflib.get_close_matches(name, _MAKERS, cutoff=0.4)
+    message = f"no policy is named {name!r}; " + (
+        f"near: {', '.join(near)}" if near else f"there are {', '.join(_MAKERS)}"
+    )
+    if "," in name:
+        message += "; several are named one by one: --policy A --policy B"
+    return UnknownPolicy(message)
 
 
 # A protobuf message can be changed by its holder, so its bytes are kept.

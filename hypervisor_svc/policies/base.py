@@ -148,8 +148,9 @@ def _answer(policy: Policy, moment: Moment, values: dict[Input, int]) -> Do:
     except PolicyError:
         raise
     except (Exception, SystemExit) as error:
-        message = f"{_where(policy, moment, values)} fails: {type(error).__name__}: {error}"
-        raise PolicyError(message, moment) from error
+        where = _where(policy, moment, values)
+        message = f"{where} fails: {type(error).__name__}: {error}"
+        raise PolicyError(message, moment, where) from error
     if done is None:
         return Do(frozenset())
     problem = _problem(policy, done)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from exitlab.plug_ins import is_reference
+from exitlab.plugins import entry_points, is_plugin
 from exitlab.v1 import policy_pb2
 from hypervisor_svc import policies as shipped
-from hypervisor_svc.policies import plug_ins, table_files
+from hypervisor_svc.policies import plugins, table_files
 from hypervisor_svc.policies.base import Vendor
 
 # Of the guest's CPU, all that a table can depend on.
@@ -53,26 +53,26 @@ def find(word: str) -> Found:
 
     Raises:
         UnknownPolicy: nobody has a policy of that name.
-        PlugInError: an author's class or table cannot be used.
+        PluginError: an author's class or table cannot be used.
 
     """
     if word.endswith(table_files.ENDING):
         return table_files.read(word)
-    if is_reference(word):
-        return plug_ins.load(word)
-    if word not in shipped.policy_names():
-        entry = plug_ins.entry_points(lambda _: None).get(word)
-        if entry is not None:
-            return plug_ins.load_entry_point(entry)
-    shipped.policy_vendors(word)  # raises for a name that nobody has
-    return Shipped(word)
+    if word in shipped.policy_names():
+        return Shipped(word)
+    packaged = entry_points(plugins.GROUP)
+    if word in packaged:
+        return plugins.load_entry(word, packaged[word])
+    if is_plugin(word) or word.endswith(".py") or any(sign in word for sign in ":/\\"):
+        return plugins.load(word)
+    raise shipped.unknown_policy(word)
 
 
 def lanes(found: Found, vendors: tuple[Vendor, ...]) -> list[policy_pb2.Lane]:
     """Return the policy as every lane that it can be: on each vendor, for each CPU that makes a difference.
 
     Raises:
-        PlugInError, PolicyError: its class has a mistake.
+        PluginError, PolicyError: its class has a mistake.
 
     """
     return [

@@ -35,10 +35,10 @@ def do(*actions: Action | Iterable[Action], memory: IntEnum | None = None) -> Do
 class PolicyError(ValueError):
     """A policy that cannot be tabulated; the message names it, the moment and the input."""
 
-    def __init__(self, message: str, moment: Moment | None = None) -> None:
-        """Tell what is wrong; ``moment`` is the one whose method answers so."""
+    def __init__(self, message: str, moment: Moment | None = None, where: str = "") -> None:
+        """Tell what is wrong; ``moment`` is that of the method, ``where`` also the state that it was in."""
         super().__init__(message)
-        self.moment = moment
+        self.moment, self.where = moment, where
 
 
 class Asked(BaseException):  # no Exception: a policy that catches errors must let a question through

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from exitlab.plug_ins import PlugInError
+from exitlab.plugins import PluginError
 from exitlab.v1 import policy_pb2
 from hypervisor_svc.engine.tables import BadTable, make_table
 from hypervisor_svc.policies.base import Vendor
-from hypervisor_svc.policies.plug_ins import name_problem
+from hypervisor_svc.policies.plugins import name_problem
 
 ENDING: Final = ".json"
 MOST_BYTES: Final = 16 << 20  # of a file; a table of ours has some ten thousand
@@ -33,7 +33,7 @@ def read(path: str) -> TableFile:
     """Return the table in a file.
 
     Raises:
-        PlugInError: it cannot be read, is no table, or one that cannot be run; the message names file and
+        PluginError: it cannot be read, is no table, or one that cannot be run; the message names file and
             line, field, or moment and state.
 
     """
@@ -41,13 +41,13 @@ def read(path: str) -> TableFile:
     try:
         json_format.ParseDict(_parsed(path), table)
     except json_format.ParseError as error:
-        raise PlugInError(f"{path}: no PolicyTable: {error}") from None
+        raise PluginError(f"{path}: no PolicyTable: {error}") from None
     if problem := name_problem(table.name):
-        raise PlugInError(f"{path}: the table {problem}")
+        raise PluginError(f"{path}: the table {problem}")
     try:
         make_table(table)
     except BadTable as error:
-        raise PlugInError(f"{path}: {error}") from error
+        raise PluginError(f"{path}: {error}") from error
     return TableFile(table.SerializeToString(deterministic=True), table.name, (table.vendor,))
 
 
@@ -57,16 +57,16 @@ def _parsed(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise PlugInError(f"{path}: {error.strerror or error}") from None
+        raise PluginError(f"{path}: {error.strerror or error}") from None
     if len(data) > MOST_BYTES:
-        raise PlugInError(f"{path}: more than {MOST_BYTES >> 20} MiB; no policy's table is so large")
+        raise PluginError(f"{path}: more than {MOST_BYTES >> 20} MiB; no policy's table is so large")
     try:
         found: object = json.loads(data)
         json.dumps(found, ensure_ascii=False).encode()  # half a character would be a message's to refuse
     except json.JSONDecodeError as error:
-        raise PlugInError(f"{path}:{error.lineno}: no JSON: {error.msg}, column {error.colno}") from None
+        raise PluginError(f"{path}:{error.lineno}: no JSON: {error.msg}, column {error.colno}") from None
     except (ValueError, RecursionError) as error:
-        raise PlugInError(f"{path}: no JSON: {error}") from None
+        raise PluginError(f"{path}: no JSON: {error}") from None
     if not isinstance(found, dict):
-        raise PlugInError(f"{path}: expected the JSON object of a PolicyTable, got {type(found).__name__}")
+        raise PluginError(f"{path}: expected the JSON object of a PolicyTable, got {type(found).__name__}")
     return found

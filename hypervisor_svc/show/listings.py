@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exitlab.command_line import tell
-from exitlab.plug_ins import PlugInError
+from exitlab.plugins import PluginError
 from exitlab.v1 import hypervisor_pb2, policy_pb2
 from hypervisor_svc import policies as shipped
 from hypervisor_svc import pricing, store
@@ -31,10 +31,10 @@ class CannotList(Exception):
 
 def policies(options: argparse.Namespace) -> str:
     """Return the policies: those that a hypervisor has, then those of packages here with their package."""
-    from hypervisor_svc.policies import plug_ins  # noqa: PLC0415  (a server looks for none)
+    from hypervisor_svc.policies import plugins  # noqa: PLC0415  (a server looks for none)
 
     summaries = shipped.policy_summaries(_left_out)
-    installed = plug_ins.installed(_left_out)
+    installed = plugins.installed(_left_out)
     if options.output == "json":
         listed = as_object(hypervisor_pb2.ListPoliciesResponse(policies=summaries))
         if installed:  # else the object is what a hypervisor answers
@@ -86,7 +86,7 @@ def policy(options: argparse.Namespace) -> str:
                 raise CannotList(message)
             second = find(word if has_vendor else options.diff)
             other = _checked_table(second, _vendor(second, VENDORS[asked_other] if has_vendor else vendor))
-    except (shipped.UnknownPolicy, shipped.NoSuchVendor, PolicyError, PlugInError, BadTable) as error:
+    except (shipped.UnknownPolicy, shipped.NoSuchVendor, PolicyError, PluginError, BadTable) as error:
         raise CannotList(str(error)) from error
     return shown(table, other, options.output)
 

@@ -7,9 +7,10 @@ from typing import Final
 
 import pytest
 
-from exitlab.command_line import BAD_INPUT
-from exitlab.plug_ins import PlugInError, is_reference
+from exitlab.command_line import BAD_INPUT, TRACEBACK_VARIABLE
+from exitlab.plugins import PluginError
 from exitlab.v1 import policy_pb2
+from guest_svc.tabulation import is_brought
 from hypervisor_svc import policies as shipped
 from hypervisor_svc.cli import main
 from hypervisor_svc.policies.base import SVM, VMX
@@ -32,32 +33,32 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def refusal(word: str) -> str:
     """Return what is said of a policy that cannot be used."""
-    with pytest.raises(PlugInError) as refused:
+    with pytest.raises(PluginError) as refused:
         find(word).table(VMX, PLAIN)
     return str(refused.value)
 
 
-@pytest.mark.parametrize(("source", "said"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_as_its_authors(folder: Path, source: str, said: str) -> None:
-    """File and line come first, then the policy, the moment and the state where there are such."""
+@pytest.mark.parametrize(("source", "said", "line"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_as_its_authors(folder: Path, source: str, said: str, line: int) -> None:
+    """Policy, moment and state are told where there are such, and file and line always."""
     (folder / "mine.py").write_text(source, encoding="utf-8")
-    assert refusal("./mine.py:Mine").startswith(said)
+    told = refusal("./mine.py:Mine")
+    assert told.startswith(said)
+    assert told.endswith(f" (mine.py, line {line})")
 
 
 # Words for which there is no class.
 WORDS: Final = {
-    "./mine.py": "./mine.py: expected ./mine.py:CLASS",
-    "./mine.py:": "./mine.py:: expected ./mine.py:CLASS",
-    "./mine.py:2": "./mine.py:2: expected ./mine.py:CLASS",
-    "mine:": "mine:: expected ./FILE.py:CLASS or MODULE:CLASS",
-    ":Mine": ":Mine: expected ./FILE.py:CLASS or MODULE:CLASS",
-    "./nowhere.py:Mine": "./nowhere.py: no such file",
-    "./deep:Mine": "./deep: a folder",
-    "./text.txt:Mine": "./text.txt: no Python file: its name does not end with .py",
-    "nowhere:Mine": "nowhere: no such module; a file is written as ./nowhere.py:Class",
-    "deep.nowhere:Mine": "deep.nowhere: no such module; a file is written as ./deep/nowhere.py:Class",
-    "deep.wrong:Mine": "deep/wrong.py:1: ModuleNotFoundError: No module named 'far'",
-    "./beside.py:Mine": "wrong_neighbour.py:2: ValueError: mine to blame",
+    "./mine.py": "expected ./file.py:Class or module:Class",
+    "./mine.py:": "./mine.py: say which class, after a colon; its classes are Window, Mine",
+    "./mine.py:Mime": "./mine.py: no class Mime; its classes are Window, Mine",
+    "./mine.py:do": "./mine.py: do is of type function, expected a class",
+    ":Mine": "expected ./file.py:Class or module:Class",
+    "./nowhere.py:Mine": "nowhere.py: no such file",
+    "./deep.py:Mine": "deep.py: a folder",
+    "nowhere:Mine": "no module nowhere",
+    "deep.wrong:Mine": "importing it: ModuleNotFoundError: No module named 'far' (deep/wrong.py, line 1)",
+    "./beside.py:Mine": "importing it: ValueError: mine to blame (wrong_neighbour.py, line 2)",
     "nowhere.json": "nowhere.json: No such file or directory",
 }
 
@@ -66,12 +67,11 @@ WORDS: Final = {
 def test_what_is_not_there_is_told(folder: Path, word: str, said: str) -> None:
     """A word that leads to no class says what of it is missing."""
     (folder / "mine.py").write_text(GOOD, encoding="utf-8")
-    (folder / "text.txt").write_text(GOOD, encoding="utf-8")
+    (folder / "deep.py").mkdir()
     (folder / "deep").mkdir()
     (folder / "deep" / "wrong.py").write_text("import far\n", encoding="utf-8")
     (folder / "beside.py").write_text("import wrong_neighbour\n", encoding="utf-8")
     (folder / "wrong_neighbour.py").write_text("\nraise ValueError('mine to blame')\n", encoding="utf-8")
-    assert is_reference(word) or word.endswith(".json")
     assert refusal(word) == said
 
 
@@ -129,14 +129,22 @@ def test_what_it_prints_is_not_taken_for_the_output(folder: Path, capsys: pytest
     assert {"asked", "imported"} == set(told.err.split())
 
 
-def test_a_mistake_is_one_line_and_ends_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command refuses it as bad input, without a traceback, and so on a vendor that it does not have."""
-    source, said = MISTAKES["raises in a state"]
+def test_a_mistake_is_one_line_and_ends_with_2(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is bad input, with a traceback for who wants one; and so is a vendor that it does not have."""
+    source, said, line = MISTAKES["raises in a state"]
     (folder / "mine.py").write_text(source, encoding="utf-8")
     assert main(["policy", "./mine.py:Mine", "--output", "lanes"]) == BAD_INPUT
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)
     assert told.err.startswith(f"hypervisor-svc: {said}")
+    assert told.err.endswith(f" (mine.py, line {line})\n")
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
+    assert main(["policy", "./mine.py:Mine"]) == BAD_INPUT
+    whole = capsys.readouterr().err
+    assert "ZeroDivisionError: integer" in whole
+    assert whole.endswith(told.err)
     (folder / "mine.py").write_text(GOOD, encoding="utf-8")
     assert main(["policy", "./mine.py:Mine", "--vendor", "svm"]) == BAD_INPUT
     assert capsys.readouterr().err == "hypervisor-svc: policy 'mine' exists on vmx only\n"
@@ -155,5 +163,5 @@ def test_it_is_compared_with_another_version_of_itself(
 def test_no_policy_of_ours_is_found_otherwise() -> None:
     """A name stays a name: what the hypervisor has is found by it, with its table."""
     for name in shipped.policy_names():
-        assert not is_reference(name)
+        assert not is_brought(name)
     assert find("ignore").table(VMX, PLAIN) == shipped.policy_table("ignore", VMX, PLAIN)

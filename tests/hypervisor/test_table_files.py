@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from exitlab.plug_ins import PlugInError
+from exitlab.plugins import PluginError
 from exitlab.v1 import policy_pb2
 from hypervisor_svc import policies as shipped
 from hypervisor_svc.cli import main
@@ -97,7 +97,7 @@ def test_a_mistake_names_field_or_cell(spoil: Callable[[Table], object], said: s
     table = table_of("kvm-3.14")
     spoil(table)
     path = write(tmp_path / "t.json", table)
-    with pytest.raises(PlugInError) as refused:
+    with pytest.raises(PluginError) as refused:
         find(path)
     assert str(refused.value).startswith(f"{path}{said}")
 
@@ -117,7 +117,7 @@ def test_what_is_no_table_is_refused(data: bytes, said: str, tmp_path: Path) -> 
     """Other files, cut ones and endless ones are told apart, with the line where there is one."""
     path = tmp_path / "t.json"
     path.write_bytes(data)
-    with pytest.raises(PlugInError) as refused:
+    with pytest.raises(PluginError) as refused:
         find(str(path))
     assert str(refused.value).startswith(f"{path}{said}")
 
@@ -125,5 +125,5 @@ def test_what_is_no_table_is_refused(data: bytes, said: str, tmp_path: Path) -> 
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     """It is told as the system tells it."""
     (tmp_path / "t.json").mkdir()
-    with pytest.raises(PlugInError, match=r"t\.json: Is a directory"):
+    with pytest.raises(PluginError, match=r"t\.json: Is a directory"):
         find(str(tmp_path / "t.json"))
