@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from guest_svc.hypervisor import Hypervisor
+    from guest_svc.tabulation import Tabulation
     from guest_svc.tls import Tls
 
 
@@ -81,9 +82,10 @@ def _compare(options: argparse.Namespace) -> int:
             raise BadInput(f"{flag}: say with --hypervisor where the session is")
     with _command() as stack:
         find_hypervisor = _start_hypervisor(options, stack)
+        tabulations = _start_tabulations(options, stack)
         from functools import partial  # noqa: PLC0415  (with the rest of what is imported late)
 
-        from guest_svc import render, results, run, sources  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc import own_policies, render, results, run, sources  # noqa: PLC0415  (numpy and grpc)
         from guest_svc.session_note import SessionNote  # noqa: PLC0415
         from guest_svc.sessions import QUIET, Talk  # noqa: PLC0415
 
@@ -97,13 +99,16 @@ def _compare(options: argparse.Namespace) -> int:
                 must_be_recorded=options.must_be_recorded,
             )
         )
+        words = options.policy or options.default_policies
+        names, own = own_policies.collect(words, tabulations)
+        hypervisor = _connect(find_hypervisor, stack, options)
         plan = run.Plan(
-            policies=options.policy or options.default_policies,
+            policies=names,
             vendor=results.vendor_number(options.vendor),
             price_names=list(dict.fromkeys(options.prices or (DEFAULT_PRICES,))),
             has_ranges=options.ranges,
+            own=own_policies.without_clashes(own, words, names, hypervisor),
         )
-        hypervisor = _connect(find_hypervisor, stack, options)
         sessions = options.resume or "", options.earlier or ""
         told = partial(tell, "guest-svc")
         note = SessionNote(options.session_file, told, is_resumed=bool(options.resume))
@@ -149,20 +154,30 @@ def _conform(options: argparse.Namespace) -> int:
     """Run vector files and print what came of them."""
     with _command() as stack:
         find_hypervisor = _start_hypervisor(options, stack)
+        tabulations = _start_tabulations(options, stack)
         from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
 
-        from guest_svc import conform, render_conform, results, vectors  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc import (  # noqa: PLC0415  (imports numpy and grpc)
+            conform,
+            own_policies,
+            render_conform,
+            results,
+            vectors,
+        )
 
         paths = [Path(path) for path in options.vectors] or vectors.SHIPPED
         chosen = [vector for path in paths for vector in vectors.read_vectors(path)]
+        words = options.policy or options.default_policies
+        names, own = own_policies.collect(words, tabulations)
         hypervisor = _connect(find_hypervisor, stack, options)
+        own = own_policies.without_clashes(own, words, names, hypervisor)
         vendors = [
             results.vendor_number(name) for name in ([options.vendor] if options.vendor else ("vmx", "svm"))
         ]
-        summaries = hypervisor.policies()
+        summaries = [*hypervisor.policies(), *own.summaries()]
         conform.check_named_policies(chosen, summaries)
-        lanes = conform.choose_lanes(summaries, options.policy or options.default_policies, vendors)
-        document = conform.run_vectors(hypervisor, chosen, lanes).document()
+        lanes = conform.choose_lanes(summaries, names, vendors)
+        document = conform.run_vectors(hypervisor, chosen, lanes, own).document()
         write_output(render_conform.formatted(document, options.output, has_detail=options.detail))
     return CHECK_FAILED if document["failed"] else 0
 
@@ -202,6 +217,15 @@ def _start_hypervisor(options: argparse.Namespace, stack: ExitStack) -> Callable
 
     embedded = stack.enter_context(EmbeddedHypervisor())
     return lambda: (embedded.address, None)
+
+
+def _start_tabulations(options: argparse.Namespace, stack: ExitStack) -> list[Tabulation]:
+    """Start to tabulate the policies that the user brings along; the default ones are all known."""
+    if not options.policy:
+        return []
+    from guest_svc import tabulation  # noqa: PLC0415  (needed only with --policy)
+
+    return tabulation.start(options.policy, stack)
 
 
 def _connect(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput, CouldNotFinish
 from guest_svc.hypervisor import Hypervisor
+from guest_svc.own_policies import NO_OWN, OwnPolicies
 from guest_svc.results import CORRECT_POLICIES, EVERY_POLICY, check_report, vendor_name, vendor_number
 from guest_svc.sessions import session_label
 from guest_svc.stream import EventStream
@@ -134,14 +135,19 @@ def check_named_policies(
             raise Fields(vector.path, vector.row, vector.name).bad(named.field, said)
 
 
-def run_vectors(hypervisor: Hypervisor, vectors: Iterable[Vector], lanes: Sequence[LaneChoice]) -> Outcome:
-    """Run vectors, each as a session of its own over one connection.
+def run_vectors(
+    hypervisor: Hypervisor,
+    vectors: Iterable[Vector],
+    lanes: Sequence[LaneChoice],
+    own: OwnPolicies = NO_OWN,
+) -> Outcome:
+    """Run vectors, each as a session of its own over one connection; ``own`` has the tables of some.
 
     Where a vector starts with registers set from outside, the guests of policies that refuse this write
     them themselves, in a second session.
     """
     outcome = Outcome(lanes=len(lanes))
-    tables = PolicyTables(hypervisor)
+    tables = PolicyTables(hypervisor, own)
     for vector in vectors:
         if vector.out is not None:
             outcome.out.append(vector)
@@ -152,17 +158,21 @@ def run_vectors(hypervisor: Hypervisor, vectors: Iterable[Vector], lanes: Sequen
         for is_written_by_guest, session in ((False, chosen), (True, writing)):
             run = [lane for lane in session if is_written_by_guest or lane not in writing]
             if run:
-                cases = _run_vector(hypervisor, vector, run, is_written_by_guest=is_written_by_guest)
+                config = _config(vector, run, own)
+                cases = _run_vector(hypervisor, vector, config, is_written_by_guest=is_written_by_guest)
                 outcome.cases += map(tables.checked, cases)
     return outcome
 
 
 def _run_vector(
-    hypervisor: Hypervisor, vector: Vector, lanes: Sequence[LaneChoice], *, is_written_by_guest: bool
+    hypervisor: Hypervisor,
+    vector: Vector,
+    config: hypervisor_pb2.SessionConfig,
+    *,
+    is_written_by_guest: bool,
 ) -> list[Case]:
-    config = _config(vector, lanes)
     session = hypervisor.create_session(config)
-    answers = Answers(len(lanes))
+    answers = Answers(len(config.lanes))
     rows: list[Row] = []
     with EventStream(hypervisor, session, COLUMNS, answers.take) as stream:
         talk = conversation(vector, is_written_by_guest=is_written_by_guest)
@@ -190,13 +200,11 @@ def _run_vector(
     ]
 
 
-def _config(vector: Vector, lanes: Sequence[LaneChoice]) -> hypervisor_pb2.SessionConfig:
+def _config(vector: Vector, lanes: Sequence[LaneChoice], own: OwnPolicies) -> hypervisor_pb2.SessionConfig:
     features = policy_pb2.CpuFeatures(rtm=vector.has_rtm, bus_lock_detect=vector.has_bus_lock)
     used = [step.selector for step in vector.steps if step.op in ("run_on", "host_breakpoints")]
     return hypervisor_pb2.SessionConfig(
-        lanes=[
-            policy_pb2.Lane(policy_name=policy, vendor=vendor, features=features) for policy, vendor in lanes
-        ],
+        lanes=[own.lane(policy, vendor, features) for policy, vendor in lanes],
         columns=[int(column) for column in COLUMNS],  # type: ignore[misc]  # stubs want their own enum
         vcpus=len(vector.physical_cpus),
         physical_cpus=1 + max((*vector.physical_cpus, *used)),
@@ -212,15 +220,15 @@ def _config(vector: Vector, lanes: Sequence[LaneChoice]) -> hypervisor_pb2.Sessi
 class PolicyTables:
     """The tables of policies, each asked for once."""
 
-    def __init__(self, hypervisor: Hypervisor) -> None:
-        """Ask ``hypervisor``."""
-        self._hypervisor = hypervisor
+    def __init__(self, hypervisor: Hypervisor, own: OwnPolicies = NO_OWN) -> None:
+        """Ask ``hypervisor`` for those that are not in ``own``."""
+        self._hypervisor, self._own = hypervisor, own
         self._tables: dict[LaneChoice, policy_pb2.PolicyTable] = {}
 
     def of(self, lane: LaneChoice) -> policy_pb2.PolicyTable:
         """Return the table of a policy on a vendor."""
         if lane not in self._tables:
-            self._tables[lane] = self._hypervisor.policy_table(*lane)
+            self._tables[lane] = self._own.table(*lane) or self._hypervisor.policy_table(*lane)
         return self._tables[lane]
 
     def checked(self, case: Case) -> Case:

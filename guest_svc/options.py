@@ -132,7 +132,8 @@ def _add_policies(parser: argparse.ArgumentParser, defaults: Sequence[str]) -> N
         "--policy",
         action="append",
         metavar="P",
-        help=f"a policy, 'all' or 'correct'; may be repeated (default {', '.join(defaults)})",
+        help="a policy's name, 'all', 'correct', or your own: ./FILE.py:CLASS, MODULE:CLASS, or its table, "
+        f"FILE.json; may be repeated (default {', '.join(defaults)})",
     )
     parser.set_defaults(default_policies=tuple(defaults))
 

@@ -7,7 +7,8 @@ from typing import Any, Final
 from exitlab.v1 import hypervisor_pb2, policy_pb2, report_pb2
 from guest_svc.earlier import earlier_document, find_earlier
 from guest_svc.errors import BadInput, CouldNotFinish
-from guest_svc.hypervisor import Hypervisor, wire_text
+from guest_svc.hypervisor import Hypervisor
+from guest_svc.own_policies import NO_OWN, OwnPolicies
 from guest_svc.results import (
     CORRECT_POLICIES,
     EVERY_POLICY,
@@ -51,6 +52,7 @@ class Plan:
     vendor: policy_pb2.Vendor.ValueType
     price_names: Sequence[str]
     has_ranges: bool = False
+    own: OwnPolicies = NO_OWN  # those of the policies that the hypervisor does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def compare(
     chosen = resolve_policies(hypervisor, plan.policies, plan.vendor)
     if plan.has_ranges and IGNORE_POLICY not in chosen:
         raise BadInput(f"--ranges states losses against {IGNORE_POLICY}: add --policy {IGNORE_POLICY}")
-    lanes = [lane(policy, plan.vendor) for policy in chosen]
+    lanes = [plan.own.lane(policy, plan.vendor) for policy in chosen]
     beside = find_earlier(hypervisor, earlier, plan.price_names) if earlier else None
     ran = run_lanes(hypervisor, workload, lanes, plan.price_names, talk, resume)
     session_id, report = ran.streamed.session_id, ran.streamed.report
@@ -159,12 +161,6 @@ def resolve_policies(
     if not names:
         raise BadInput(f"no policy to run: none exists on {vendor_name(vendor)}")
     return list(dict.fromkeys(names))
-
-
-def lane(policy: str, vendor: policy_pb2.Vendor.ValueType, *, has_rtm: bool = False) -> policy_pb2.Lane:
-    """Return a lane of a policy that the hypervisor has."""
-    name = wire_text(policy)
-    return policy_pb2.Lane(policy_name=name, vendor=vendor, features=policy_pb2.CpuFeatures(rtm=has_rtm))
 
 
 def _facts(workload: Workload) -> SourceFacts:

@@ -11,7 +11,16 @@ import argparse
 import os
 import sys
 
-from exitlab.command_line import BAD_INPUT, INTERRUPTED, Parser, ShowVersion, leave, run_command, tell
+from exitlab.command_line import (
+    BAD_INPUT,
+    INTERRUPTED,
+    TRACEBACK_VARIABLE,
+    Parser,
+    ShowVersion,
+    leave,
+    run_command,
+    tell,
+)
 from exitlab.serving.options import add_process_options, add_who_may_in
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -66,10 +75,12 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
 
     policy = commands.add_parser("policy", help="print a policy's table, or how two differ")
     policy.set_defaults(command=_list, listing="policy")
-    policy.add_argument("name", metavar="NAME", help="the policy")
+    help_text = "a policy's name, or your own: ./FILE.py:CLASS, MODULE:CLASS, or its table, FILE.json"
+    policy.add_argument("name", metavar="NAME", help=help_text)
     policy.add_argument("--vendor", choices=VENDORS, help="default vmx, or the only one that it exists on")
     help_text = "show what is different in another, or on another vendor (default the same)"
     policy.add_argument("--diff", metavar="OTHER[@VENDOR]", help=help_text)
+    _add_parent_pipe(policy)
 
     prices = commands.add_parser("prices", help="list the price lists, with the source of each price")
     prices.set_defaults(command=_list, listing="prices")
@@ -78,8 +89,9 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     reports.set_defaults(command=_list, listing="reports")
     reports.add_argument("--state-dir", metavar="DIR", required=True, help="the one that serve has")
     for listing in (policies, policy, prices, reports):
-        outputs = ("text", "json", "dot") if listing is policy else ("text", "json")
-        listing.add_argument("--output", choices=outputs, default="text", help="default text")
+        outputs = ("text", "json", "dot", "lanes") if listing is policy else ("text", "json")
+        help_text = "default text" + ("; lanes: a line for each vendor and CPU" if listing is policy else "")
+        listing.add_argument("--output", choices=outputs, default="text", help=help_text)
     return parser
 
 
@@ -88,8 +100,13 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     add = serve.add_argument
     help_text = "keep sessions in this folder, so that they survive a crash of the server"
     add("--state-dir", metavar="DIR", help=help_text)
-    add("--parent-pipe", metavar="FD", type=int, help="exit at once when this inherited pipe ends")
+    _add_parent_pipe(serve)
     add("--own-folder", metavar="DIR", help="remove this folder with the socket, should the parent be gone")
+
+
+def _add_parent_pipe(parser: argparse.ArgumentParser) -> None:
+    help_text = "exit at once when this inherited pipe ends"
+    parser.add_argument("--parent-pipe", metavar="FD", type=int, help=help_text)
 
 
 def _bad_input(message: object) -> int:
@@ -102,10 +119,8 @@ def _serve(options: argparse.Namespace) -> int:
         return _bad_input("--own-folder: needs --parent-pipe")
     if options.state_dir == "":  # a shell's variable that is not set, perhaps
         return _bad_input("--state-dir: expected a folder")
-    if options.parent_pipe is not None:
-        trouble = _watch_parent(options)
-        if trouble:
-            return _bad_input(f"--parent-pipe {options.parent_pipe}: {trouble}")
+    if trouble := _watch_parent(options):
+        return _bad_input(trouble)
     # gRPC would print its own lines about a port in use, beside ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import asyncio
@@ -146,18 +161,20 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _watch_parent(options: argparse.Namespace) -> str:
-    """Leave with the parent that holds the other end of the pipe; return what is wrong with it.
+    """Leave with the parent that holds the other end of the pipe, if any; return what is wrong with it.
 
     A thread, so that it works while the event loop does not run yet, or is busy.
     """
+    pipe, folder = options.parent_pipe, getattr(options, "own_folder", None)
+    if pipe is None:
+        return ""
     import contextlib
     import threading
 
-    pipe, folder = options.parent_pipe, options.own_folder
     try:
         os.fstat(pipe)
     except OSError as error:
-        return error.strerror or str(error)
+        return f"--parent-pipe {pipe}: {error.strerror or error}"
 
     def wait() -> None:
         while os.read(pipe, 1):
@@ -185,11 +202,18 @@ def _list(options: argparse.Namespace) -> int:
     """Print one of the listings."""
     if getattr(options, "state_dir", None) == "":
         return _bad_input("--state-dir: expected a folder")
+    if options.listing == "policy" and (trouble := _watch_parent(options)):
+        return _bad_input(trouble)
+    from exitlab.plugins import PluginError
     from hypervisor_svc.show import listings
 
     try:
         text = getattr(listings, options.listing)(options)
     except listings.CannotList as error:
+        if os.environ.get(TRACEBACK_VARIABLE) and isinstance(error.__cause__, PluginError):
+            import traceback
+
+            traceback.print_exc()  # its author looks for his mistake
         return _bad_input(error)
     print(text, end="")
     return 0

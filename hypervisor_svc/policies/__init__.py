@@ -4,7 +4,7 @@ To add one: write its file, give its name a maker in ``_MAKERS``; everything els
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Final, TypeAlias
 
@@ -84,14 +84,19 @@ def policy_vendors(name: str) -> tuple[Vendor, ...]:
 
     """
     if name not in _MAKERS:
-        near = difflib.get_close_matches(name, _MAKERS, cutoff=0.4)
-        message = f"no policy is named {name!r}; " + (
-            f"near: {', '.join(near)}" if near else f"there are {', '.join(_MAKERS)}"
-        )
-        if "," in name:
-            message += "; several are named one by one: --policy A --policy B"
-        raise UnknownPolicy(message)
+        raise unknown_policy(name)
     return _MAKERS[name][0]
+
+
+def unknown_policy(name: str) -> UnknownPolicy:
+    """Return the error of a name that no policy has, with the near ones."""
+    near = difflib.get_close_matches(name, _MAKERS, cutoff=0.4)
+    message = f"no policy is named {name!r}; " + (
+        f"near: {', '.join(near)}" if near else f"there are {', '.join(_MAKERS)}"
+    )
+    if "," in name:
+        message += "; several are named one by one: --policy A --policy B"
+    return UnknownPolicy(message)
 
 
 # A protobuf message can be changed by its holder, so its bytes are kept.
@@ -116,12 +121,26 @@ def policy_table(name: str, vendor: Vendor, features: policy_pb2.CpuFeatures) ->
         PolicyError: its class has a mistake.
 
     """
-    if vendor not in policy_vendors(name):
-        exists = ", ".join(_VENDOR_WORDS[known] for known in policy_vendors(name))
-        message = f"policy {name!r} exists on {exists} only"
-        raise NoSuchVendor(message)
+    check_vendor(name, vendor, policy_vendors(name))
     writable = dr6_writable(rtm=features.rtm, bus_lock_detect=features.bus_lock_detect)
     return policy_pb2.PolicyTable.FromString(_table_bytes(name, vendor, writable))
+
+
+def check_vendor(name: str, vendor: Vendor, vendors: Sequence[Vendor]) -> None:
+    """Refuse a vendor that a policy does not exist on.
+
+    Raises:
+        NoSuchVendor: naming those that it does exist on.
+
+    """
+    if vendor not in vendors:
+        message = f"policy {name!r} exists on {vendor_words(vendors)} only"
+        raise NoSuchVendor(message)
+
+
+def vendor_words(vendors: Iterable[Vendor]) -> str:
+    """Return vendors as options name them."""
+    return ", ".join(_VENDOR_WORDS[vendor] for vendor in vendors)
 
 
 def _log_left_out(message: str) -> None:
@@ -143,16 +162,18 @@ def policy_summaries(
         except (PolicyError, BadTable) as error:
             warn(str(error))
             continue
-        table = tables[0]
-        summaries.append(
-            hypervisor_pb2.PolicySummary(
-                name=name,
-                vendors=vendors,
-                claims_correct=all(one.claims_correct for one in tables),
-                correct_vendors=[one.vendor for one in tables if one.claims_correct],
-                summary=table.summary,
-                source=table.source,
-                is_default=name == DEFAULT_POLICY,
-            )
-        )
+        summaries.append(summary_of(name, tables))
     return summaries
+
+
+def summary_of(name: str, tables: Sequence[policy_pb2.PolicyTable]) -> hypervisor_pb2.PolicySummary:
+    """Return what a list shows of a policy that has these tables, one for each of its vendors."""
+    return hypervisor_pb2.PolicySummary(
+        name=name,
+        vendors=[one.vendor for one in tables],
+        claims_correct=all(one.claims_correct for one in tables),
+        correct_vendors=[one.vendor for one in tables if one.claims_correct],
+        summary=tables[0].summary,
+        source=tables[0].source,
+        is_default=name == DEFAULT_POLICY,
+    )

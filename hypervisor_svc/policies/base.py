@@ -68,8 +68,10 @@ class Declared:
 class Policy:
     """A debug-register policy; subclass it and override the moments at which it acts."""
 
+    api_version: int = 0  # of hypervisor_svc.api, as an author's class was written for it; ours state none
     name: str = ""
-    vendor: Vendor = VMX
+    vendors: tuple[Vendor, ...] = ()  # of an author's class; none: the one below
+    vendor: Vendor = VMX  # of the policy that was made
     summary: str = ""
     source: str = ""
     claims_correct: bool = True
@@ -145,15 +147,16 @@ def _answer(policy: Policy, moment: Moment, values: dict[Input, int]) -> Do:
         done = answer(Sees(policy.name, moment, values))
     except PolicyError:
         raise
-    except Exception as error:
-        message = f"{_where(policy, moment, values)} fails: {type(error).__name__}: {error}"
-        raise PolicyError(message) from error
+    except (Exception, SystemExit) as error:
+        where = _where(policy, moment, values)
+        message = f"{where} fails: {type(error).__name__}: {error}"
+        raise PolicyError(message, moment, where) from error
     if done is None:
         return Do(frozenset())
     problem = _problem(policy, done)
     if problem or not isinstance(done, Do):
         message = f"{_where(policy, moment, values)} {problem}"
-        raise PolicyError(message)
+        raise PolicyError(message, moment)
     return done
 
 

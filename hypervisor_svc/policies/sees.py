@@ -35,6 +35,11 @@ def do(*actions: Action | Iterable[Action], memory: IntEnum | None = None) -> Do
 class PolicyError(ValueError):
     """A policy that cannot be tabulated; the message names it, the moment and the input."""
 
+    def __init__(self, message: str, moment: Moment | None = None, where: str = "") -> None:
+        """Tell what is wrong; ``moment`` is that of the method, ``where`` also the state that it was in."""
+        super().__init__(message)
+        self.moment, self.where = moment, where
+
 
 class Asked(BaseException):  # no Exception: a policy that catches errors must let a question through
     """A question to the tabulator: an input whose value the policy wants to know."""
@@ -59,7 +64,7 @@ class Sees:
             return self._values[wanted]
         if wanted not in SHOWN_INPUTS[self._moment]:
             message = f"{self._policy}: {self._moment.name} does not show {wanted.name.lower()}"
-            raise PolicyError(message)
+            raise PolicyError(message, self._moment)
         raise Asked(wanted)
 
     @property

@@ -25,6 +25,11 @@ def as_object(message: Message) -> dict[str, Any]:
     return found
 
 
+def as_line(message: Message) -> str:
+    """Return a message in a line by protobuf's own mapping: nothing is lost, and every reader knows it."""
+    return json.dumps(json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
 def to_json(found: object) -> str:
     """Return an object as text."""
     return json.dumps(found, indent=2)

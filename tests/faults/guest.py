@@ -13,7 +13,7 @@ from zlib import crc32
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.run import lane
+from guest_svc.own_policies import NO_OWN
 from guest_svc.stream import EventStream
 from guest_svc.workloads import find_workload
 from guest_svc.workloads.base import Workload
@@ -67,7 +67,7 @@ def make_workload(events: int) -> Workload:
 def config_of(workload: Workload) -> hypervisor_pb2.SessionConfig:
     """Return the config of a session of all lanes and outcomes."""
     return hypervisor_pb2.SessionConfig(
-        lanes=[lane(policy, VMX) for policy in POLICIES],
+        lanes=[NO_OWN.lane(policy, VMX) for policy in POLICIES],
         columns=[int(column) for column in workload.columns],  # type: ignore[misc]  # stubs want their own enum
         vcpus=VCPUS,
         breakpoints=hypervisor_pb2.BREAKPOINT_MODE_COMPUTED,
