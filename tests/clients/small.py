@@ -45,6 +45,9 @@ class Story:
         return Story(events, crc32(part.stories, self.stories), crc32(values, self.values))
 
 
+Ran = tuple[bytes, Story]  # the report's bytes, and the story
+
+
 @cache
 def small_events() -> EventColumns:
     """Return the events."""
@@ -88,7 +91,7 @@ def batch_lines() -> list[str]:
     return lines
 
 
-def run_by_guest(address: str) -> tuple[bytes, Story]:
+def run_by_guest(address: str) -> Ran:
     """Return the report's bytes and the story when the guest of this project runs the session."""
     told = [Story()]
     with Hypervisor(address) as hypervisor:

@@ -1,8 +1,9 @@
 """A client in Node that knows the contract only: whole sessions, over cuts, drains and crashes."""
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -11,33 +12,18 @@ import grpc
 import pytest
 
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, report_pb2
-from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.parts import Parts
-from tests.clients.node_program import NodeClient
-from tests.clients.small import BATCHES, COUNT, Story, batch_lines, config_line, run_by_guest, small_events
+from tests.clients.conftest import LIMITS
+from tests.clients.node_program import HERE, NODE, NodeClient, node_environment
+from tests.clients.small import BATCHES, COUNT, Ran, Story, batch_lines, config_line, small_events
+from tests.contract.vectors import VECTORS, read_vectors
 from tests.faults.proxy import FaultProxy
 from tests.faults.toxics import LimitData
 from tests.hypervisor.test_server import RunningServer
 from tests.torture.zygote import Zygote
 
-LIMITS: Final = ServerLimits(max_block_events=32, max_window_events=64)
-Ran = tuple[bytes, Story]
 # Where the first connections are cut: after so many bytes from the client, after so many to it, and so on.
 CUTS: Final = (300, 300, 1500, 1500, 1500, 3000)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """Serve on a unix socket."""
-    server = RunningServer(f"unix:{tmp_path_factory.mktemp('node')}/s", LIMITS, Parts.installed())
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def by_guest(server: RunningServer) -> Ran:
-    """Return what comes of the session when the guest of this project runs it."""
-    return run_by_guest(server.address)
 
 
 def ran(client: NodeClient) -> Ran:
@@ -148,3 +134,17 @@ def test_an_event_that_is_none_is_told(server: RunningServer, event: str, said: 
         assert client.finish(code=3) == b""
     assert client.told[-1].startswith("error: ")
     assert said in client.told[-1]
+
+
+# What protobuf for Node makes of forms that nobody here writes: of a message that comes twice it keeps the
+# last instead of merging, of a choice that is made twice it keeps both, and zeros that were sent are there.
+NOT_AS_PROTOBUF: Final = {"the block twice, merged", "an Open, then a block", "zeros that are written"}
+
+
+def test_node_reads_and_writes_the_wire_vectors() -> None:
+    """The bytes of tests/contract/vectors.json mean the same in Node, and are written alike."""
+    command = [str(NODE), str(HERE / "vectors.js"), str(VECTORS)]
+    done = subprocess.run(command, env=node_environment(), capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["rows"] == len(read_vectors())
+    assert {differing["what"] for differing in found["differing"]} == NOT_AS_PROTOBUF, found["differing"]

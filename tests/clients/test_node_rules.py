@@ -41,10 +41,12 @@ class Server:
     def stream_events(self, requests: Requests, context: grpc.ServicerContext) -> Answers:
         """Carry a stream as the test says; it is cut if the client has more to send then."""
         try:
-            yield from next(self._conversations)(requests)
+            conversation = next(self._conversations, None)
+            assert conversation is not None, "a stream that nobody expects"
+            yield from conversation(requests)
         except AssertionError as error:
             self.failure = error
-            raise
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the test has failed")
         if any(not request.HasField("confirm") for request in requests):
             context.abort(grpc.StatusCode.UNAVAILABLE, "cut by the test")
 
@@ -75,10 +77,12 @@ def serving(address: str, server: Server) -> Iterator[None]:
     process.add_generic_rpc_handlers((server.handlers(),))
     process.add_insecure_port(address)
     process.start()
-    yield
-    process.stop(0).wait()
-    if server.failure is not None:
-        raise server.failure
+    try:
+        yield
+    finally:
+        process.stop(0).wait()
+        if server.failure is not None:
+            raise server.failure
 
 
 def opened(events: int = 0, crc: int = 0) -> pb.StreamEventsResponse:
