@@ -1,7 +1,7 @@
 """A client that has no stubs: its messages are made from descriptors, wherever those come from.
 
 It goes step by step: it waits for each block's acknowledgement, and takes its outcomes meanwhile. Half-way it
-ends its stream and opens another.
+ends its stream and opens another. Events go as columns, or in plain form.
 """
 
 import json
@@ -68,8 +68,9 @@ class DescribedService:
 class DescribedSession:
     """A session of such a service; config and events are given in protobuf's JSON form."""
 
-    def __init__(self, service: DescribedService, config_line: str) -> None:
+    def __init__(self, service: DescribedService, config_line: str, *, is_plain: bool = False) -> None:
         """Create it."""
+        self._is_plain = is_plain
         self._service = service
         config = json_format.ParseDict(json.loads(config_line), service.message("SessionConfig"))
         request = service.message("CreateSessionRequest", request_id=uuid4().hex, config=config)
@@ -101,7 +102,13 @@ class DescribedSession:
         opened = next(answers).opened
         assert (opened.next_event, list(opened.column_crcs)) == (self._next_event, self._crcs)
         for line in batch_lines:
-            self._put(requests, block=self._block(json.loads(line)))
+            first_event, block = self._next_event, self._block(json.loads(line))
+            if self._is_plain:
+                plain = {"first_event": first_event, "events": json.loads(line)}
+                events = json_format.ParseDict(plain, self._service.message("EventList"))
+                self._put(requests, events=events)
+            else:
+                self._put(requests, block=block)
             self._take_until_applied(answers)
             confirm = self._service.message("ConfirmOutcomes", received_events=self._received)
             self._put(requests, confirm=confirm)
