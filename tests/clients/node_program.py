@@ -37,12 +37,17 @@ def node_environment() -> dict[str, str]:
     BUILD.mkdir(parents=True, exist_ok=True)
     with BUILD.joinpath("lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-        _install(BUILD)
+        install_packages(BUILD)
     return {**os.environ, "NODE_PATH": str(BUILD / "node_modules")}
 
 
-def _install(folder: Path) -> None:
-    """Install the packages into ``folder``, unless these are there."""
+def install_packages(folder: Path) -> None:
+    """Install the packages into ``folder``, unless these are there.
+
+    Raises:
+        NoPackages: npm could not install them.
+
+    """
     marker = folder / "installed.json"
     wanted = HERE.joinpath("package-lock.json").read_bytes()
     if marker.is_file() and marker.read_bytes() == wanted:
@@ -59,7 +64,7 @@ def _install(folder: Path) -> None:
         text=True,
     )
     if done.returncode:
-        said = "\n".join(str(done.stderr).splitlines()[-8:])
+        said = "\n".join([line for line in str(done.stderr).splitlines() if "error" in line][:4])
         raise NoPackages(f"npm cannot install {HERE}/package-lock.json; does it reach its registry?\n{said}")
     marker.write_bytes(wanted)
 
