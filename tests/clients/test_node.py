@@ -119,6 +119,21 @@ def test_a_session_that_another_takes_over_is_told(server: RunningServer) -> Non
 
 
 @pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], "the first line is the SessionConfig, as JSON: "),
+        ([config_line(), "nothing\n"], "each line is a list of events, as JSON: "),
+    ],
+)
+def test_an_input_that_is_none_is_told(server: RunningServer, lines: list[str], said: str) -> None:
+    """What cannot be read ends the client with one line."""
+    with NodeClient(server.address) as client:
+        client.give(*lines)
+        assert client.finish(code=3) == b""
+    assert client.told[-1].startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize(
     ("event", "said"),
     [
         ('{"kind": "EVENT_KIND_MOV_DR"}', "no event kind is called EVENT_KIND_MOV_DR"),

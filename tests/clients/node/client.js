@@ -38,7 +38,7 @@ async function main(args) {
   if (!address) throw new Error("usage: node client.js [--reflection] ADDRESS <input >report");
   const definitions = isReflected ? await contract.fromServer(address) : contract.fromFiles();
   const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-  const config = JSON.parse((await lines.next()).value);
+  const config = parsed((await lines.next()).value ?? "", "the first line is the SessionConfig");
   const story = new Story(config.lanes.length);
   const client = contract.connect(definitions, address);
   const session = new Session(client, config, contract.numbersOf(definitions, "exitlab.v1.EventKind"), {
@@ -53,7 +53,15 @@ async function main(args) {
 }
 
 async function* batches(lines) {
-  for await (const line of { [Symbol.asyncIterator]: () => lines }) yield JSON.parse(line);
+  for await (const line of { [Symbol.asyncIterator]: () => lines }) yield parsed(line, "each line is a list of events");
+}
+
+function parsed(line, expected) {
+  try {
+    return JSON.parse(line);
+  } catch (error) {
+    throw new Error(`${expected}, as JSON: ${error.message}`);
+  }
 }
 
 main(process.argv.slice(2)).catch((error) => {
