@@ -21,9 +21,9 @@ def buf(*arguments: str, protos: Path = PROTOS) -> "subprocess.CompletedProcess[
     return subprocess.run([program, *arguments], cwd=protos, capture_output=True, check=False)
 
 
-def breaking_changes(protos: Path = PROTOS) -> list[str]:
+def breaking_changes(protos: Path = PROTOS, image: Path = IMAGE) -> list[str]:
     """Return what would break a peer of the frozen contract, each with its file and line."""
-    done = buf("breaking", "--against", str(IMAGE), protos=protos)
+    done = buf("breaking", "--against", str(image), protos=protos)
     assert not done.stderr, done.stderr.decode()
     return done.stdout.decode().splitlines()
 

@@ -10,6 +10,8 @@ import pytest
 
 from .frozen import IMAGE, PROTOS, breaking_changes, built_image, described_files
 from .listing import LISTING, listing
+from .renew import renew
+from .vectors import VECTORS, read_vectors
 
 RENEW: Final = "if it is meant, `make contract` takes it in"
 # file, what is changed, into what, what buf says of it
@@ -140,6 +142,50 @@ def test_v1_may_grow(tmp_path: Path, name: str, pattern: str, replacement: str) 
     assert breaking_changes(protos) == []
     assert built_image(protos) != IMAGE.read_bytes()
     assert listing(described_files(protos)) != LISTING.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Path:
+    """Return a copy of what is frozen."""
+    folder = tmp_path / "frozen"
+    folder.mkdir()
+    for path in (IMAGE, LISTING, VECTORS):
+        shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of each file."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_addition_is_taken_in(tmp_path: Path, frozen: Path) -> None:
+    """Image and listing are the contract's again, and what is new has a vector beside those that were."""
+    protos = changed(tmp_path, *GROWN[0])
+    assert renew(protos, frozen) == []
+    assert built_image(protos) == frozen.joinpath(IMAGE.name).read_bytes()
+    assert listing(described_files(protos)) == frozen.joinpath(LISTING.name).read_text(encoding="utf-8")
+    *was, new = read_vectors(frozen / VECTORS.name)
+    assert was == read_vectors()
+    assert (new["message"], new["what"]) == ("exitlab.v1.Open", "Open: more")
+    once = contents(frozen)
+    assert renew(protos, frozen) == []
+    assert contents(frozen) == once
+
+
+def test_what_breaks_a_peer_is_not_taken_in(tmp_path: Path, frozen: Path) -> None:
+    """Nothing is written, and what was added before cannot be taken away."""
+    before = contents(frozen)
+    name, pattern, replacement, said = BREAKING["a field removed"]
+    found = renew(changed(tmp_path, name, pattern, replacement), frozen)
+    assert [line for line in found if said in line]
+    assert contents(frozen) == before == {path.name: path.read_bytes() for path in (IMAGE, LISTING, VECTORS)}
+
+
+def test_nothing_is_lost_by_renewing(frozen: Path) -> None:
+    """What is frozen of the contract as it is stays as it is."""
+    assert renew(PROTOS, frozen) == []
+    assert contents(frozen) == {path.name: path.read_bytes() for path in (IMAGE, LISTING, VECTORS)}
 
 
 def test_the_image_is_the_contract() -> None:

@@ -30,13 +30,13 @@ _NUMBERS: Final = {
 }
 
 
-def read_vectors() -> list[Row]:
+def read_vectors(path: Path = VECTORS) -> list[Row]:
     """Return the rows."""
-    rows: list[Row] = json.loads(VECTORS.read_text(encoding="utf-8"))
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
     return rows
 
 
-def write_vectors(rows: list[Row]) -> None:
+def write_vectors(rows: list[Row], path: Path = VECTORS) -> None:
     """Write the rows, a line for each of their parts."""
     texts = []
     for row in rows:
@@ -45,7 +45,7 @@ def write_vectors(rows: list[Row]) -> None:
             for name, part in row.items()
         )
         texts.append("{{\n  {}\n}}".format(",\n  ".join(parts)))
-    VECTORS.write_text("[{}]\n".format(", ".join(texts)), encoding="utf-8")
+    path.write_text("[{}]\n".format(", ".join(texts)), encoding="utf-8")
 
 
 def message_types(pool: DescriptorPool, files: list[str]) -> Iterator[Descriptor]:
