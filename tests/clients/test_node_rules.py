@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from zlib import crc32
 
 import grpc
 import pytest
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from exitlab.v1 import hypervisor_pb2, outcome_pb2
 from tests.clients.node_program import NodeClient
@@ -26,12 +28,30 @@ CONFIG: Final = '{"lanes": [{}], "columns": ["COLUMN_KINDS"], "outcome_level": "
 EVENTS: Final = json.dumps([{"kind": "EVENT_KIND_CPUID"}] * COUNT) + "\n"
 
 
+class Refusal(Exception):
+    """A call is refused, by the hypervisor with a reason, or by whatever lies between without one."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str = "") -> None:
+        """Keep what is said."""
+        super().__init__(reason)
+        self._said = status_pb2.Status(code=code.value[0], message="refused by the test")
+        if reason:
+            info = error_details_pb2.ErrorInfo(reason=reason, domain="exitlab")
+            self._said.details.add().Pack(info)
+
+    def tell(self, context: grpc.ServicerContext) -> NoReturn:
+        """End a call with it."""
+        context.abort_with_status(rpc_status.to_status(self._said))
+        raise AssertionError("abort returned")
+
+
 class Server:
     """A server whose streams go as a test says, one after the other."""
 
-    def __init__(self, *conversations: Conversation) -> None:
-        """Take the streams' courses."""
+    def __init__(self, *conversations: Conversation, late: Refusal | None = None) -> None:
+        """Take the streams' courses; the first that would be finished is refused, if so asked for."""
         self._conversations = iter(conversations)
+        self._late = late
         self.failure: BaseException | None = None
 
     def create_session(self, _request: Any, _context: Any) -> pb.CreateSessionResponse:
@@ -44,14 +64,21 @@ class Server:
             conversation = next(self._conversations, None)
             assert conversation is not None, "a stream that nobody expects"
             yield from conversation(requests)
+        except Refusal as refusal:
+            refusal.tell(context)
         except AssertionError as error:
             self.failure = error
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the test has failed")
         if any(not request.HasField("confirm") for request in requests):
             context.abort(grpc.StatusCode.UNAVAILABLE, "cut by the test")
 
-    def finish_session(self, request: pb.FinishSessionRequest, _context: Any) -> pb.FinishSessionResponse:
+    def finish_session(
+        self, request: pb.FinishSessionRequest, context: grpc.ServicerContext
+    ) -> pb.FinishSessionResponse:
         """Answer with a report that says what was asked."""
+        if self._late is not None:
+            late, self._late = self._late, None
+            late.tell(context)
         report = f"{request.event_count} {list(request.column_crcs)}"
         return pb.FinishSessionResponse(report=report.encode())
 
@@ -143,12 +170,15 @@ def fill_windows(requests: Requests) -> Answers:
         yield acknowledged(applied, committed)
 
 
+REPORT: Final = f"{COUNT} [{crc32(bytes([7] * COUNT))}]".encode()
+
+
 def test_the_window_is_kept(tmp_path: Path) -> None:
     """No more is sent than may be unapplied, nor than may be uncommitted; and no less."""
     address = f"unix:{tmp_path}/s"
     with serving(address, Server(fill_windows)), NodeClient(address) as client:
         client.give(CONFIG, EVENTS)
-        assert client.finish() == f"{COUNT} [{crc32(bytes([7] * COUNT))}]".encode()
+        assert client.finish() == REPORT
 
 
 def one_block(*told: pb.StreamEventsResponse) -> Conversation:
@@ -209,3 +239,58 @@ def test_a_server_that_is_wrong_is_not_put_up_with(
         client.give(CONFIG, EVENTS)
         assert client.finish(code=3) == b""
         assert client.told[-1].startswith(f"error: {said}")
+
+
+def refused(code: grpc.StatusCode, reason: str = "") -> Conversation:
+    """Return a stream that is refused before it is open."""
+
+    def conversation(requests: Requests) -> Answers:
+        next(requests)
+        raise Refusal(code, reason)
+        yield  # which makes this a stream
+
+    return conversation
+
+
+Code = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("server", "reconnects"),
+    [
+        # An Open that was given up comes late, and fences the next.
+        (Server(refused(Code.UNAVAILABLE), refused(Code.ABORTED, "FENCED"), fill_windows), 2),
+        (Server(refused(Code.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"), fill_windows), 1),
+        (Server(refused(Code.UNAVAILABLE, "NOT_STORED"), fill_windows), 1),
+        (Server(fill_windows, late=Refusal(Code.UNAVAILABLE)), 0),
+    ],
+    ids=["fenced by itself", "too many streams", "not stored", "cut at the end"],
+)
+def test_what_passes_is_tried_again(tmp_path: Path, server: Server, reconnects: int) -> None:
+    """What another attempt may mend ends no run."""
+    address = f"unix:{tmp_path}/s"
+    with serving(address, server), NodeClient(address) as client:
+        client.give(CONFIG, EVENTS)
+        assert client.finish() == REPORT
+        assert client.finding["reconnects"] == reconnects
+
+
+def all_uncommitted(requests: Requests) -> Answers:
+    """Take eight events, and commit none."""
+    next(requests)
+    yield opened()
+    first, end = block(next(requests))
+    yield outcomes(first, end - first)
+    yield acknowledged(end, 0)
+
+
+def test_events_that_a_crash_took_back_are_sent_again(tmp_path: Path) -> None:
+    """A server that lacks events when it is to finish gets them again, over another stream."""
+    address = f"unix:{tmp_path}/s"
+    server = Server(
+        all_uncommitted, all_uncommitted, late=Refusal(Code.FAILED_PRECONDITION, "EVENT_COUNT_MISMATCH")
+    )
+    with serving(address, server), NodeClient(address) as client:
+        client.give(CONFIG, json.dumps([{"kind": "EVENT_KIND_CPUID"}] * 8) + "\n")
+        assert client.finish() == f"8 [{CRC_8}]".encode()
+        assert client.finding == {**client.finding, "events": 8, "reconnects": 1}
