@@ -21,21 +21,9 @@ from exitlab.blocks import (
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, Column, EventColumns
 from exitlab.v1 import events_pb2, hypervisor_pb2
 
-from .wire import ALL_COLUMNS, declared_columns, event_columns, rows_of
+from .wire import ALL_COLUMNS, declared_columns, event_columns, plain_request, rows_of
 
 U64 = 2**64 - 1
-
-
-def plain_request(events: EventColumns, first_event: int) -> hypervisor_pb2.StreamEventsRequest:
-    """Return the same events in plain form."""
-    request = hypervisor_pb2.StreamEventsRequest(events=events_pb2.EventList(first_event=first_event))
-    names = {**EVENT_FIELDS, Column.KINDS: "kind"}
-    rows = rows_of(events)
-    for row in range(len(events)):
-        event = request.events.events.add()
-        for column in events.declared:
-            setattr(event, names[column], rows[COLUMN_NAMES[column - 1]][row])
-    return request
 
 
 def decoded_rows(data: bytes, declared: tuple[Column, ...]) -> tuple[int, dict[str, list[int]]]:

@@ -9,21 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from .frozen import PROTOS, buf
+
 ROOT = Path(__file__).resolve().parents[2]
-PROTOS = ROOT / "protos"
 STUBS = Path("exitlab/v1")
 
 
 def stub_bytes(folder: Path) -> dict[str, bytes]:
     """Return each stub's bytes by name."""
     return {path.name: path.read_bytes() for path in folder.glob("*_pb2*.py*")}
-
-
-def lint(protos: Path) -> subprocess.CompletedProcess[str]:
-    """Run buf's linter of the same environment on ``protos``."""
-    buf = shutil.which("buf", path=str(Path(sys.executable).parent))
-    assert buf is not None
-    return subprocess.run([buf, "lint"], cwd=protos, capture_output=True, text=True, check=False)
 
 
 def test_the_stubs_are_current(tmp_path: Path) -> None:
@@ -47,8 +41,8 @@ def test_the_generator_is_the_one_that_the_project_names() -> None:
 
 def test_the_proto_files_keep_the_style() -> None:
     """``buf lint`` finds nothing."""
-    result = lint(PROTOS)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    result = buf("lint")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize(
@@ -63,4 +57,4 @@ def test_the_linter_is_set_up(tmp_path: Path, pattern: str, replacement: str, fi
     shutil.copytree(PROTOS, tmp_path / "protos", ignore=shutil.ignore_patterns("*.py*", "__pycache__"))
     events = tmp_path / "protos" / STUBS / "events.proto"
     events.write_text(re.sub(pattern, replacement, events.read_text()))
-    assert finding in lint(tmp_path / "protos").stdout
+    assert finding in buf("lint", protos=tmp_path / "protos").stdout.decode()

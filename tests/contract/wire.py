@@ -3,8 +3,9 @@
 import numpy as np
 from hypothesis import strategies as st
 
+from exitlab.blocks import EVENT_FIELDS
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, Column, EventColumns, EventKind
-from exitlab.v1 import hypervisor_pb2
+from exitlab.v1 import events_pb2, hypervisor_pb2
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 ALL_COLUMNS = tuple(Column)
@@ -69,6 +70,18 @@ def public_request(
         else:
             getattr(block, name).extend(array.tolist())
     block.column_crcs.extend(crcs)
+    return request
+
+
+def plain_request(events: EventColumns, first_event: int) -> hypervisor_pb2.StreamEventsRequest:
+    """Return the same events in plain form."""
+    request = hypervisor_pb2.StreamEventsRequest(events=events_pb2.EventList(first_event=first_event))
+    names = {**EVENT_FIELDS, Column.KINDS: "kind"}
+    rows = rows_of(events)
+    for row in range(len(events)):
+        event = request.events.events.add()
+        for column in events.declared:
+            setattr(event, names[column], rows[COLUMN_NAMES[column - 1]][row])
     return request
 
 
