@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from exitlab.events import EventColumns
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.run import lane
+from guest_svc.own_policies import NO_OWN
 from guest_svc.stream import EventStream
 from tests.contract.wire import plain_request
 from tests.model.streams import Mix, random_stream
@@ -57,7 +57,7 @@ def small_events() -> EventColumns:
 def small_config() -> hypervisor_pb2.SessionConfig:
     """Return what the session runs."""
     return hypervisor_pb2.SessionConfig(
-        lanes=[lane(policy, VMX) for policy in POLICIES],
+        lanes=[NO_OWN.lane(policy, VMX) for policy in POLICIES],
         columns=[int(column) for column in small_events().declared],  # type: ignore[misc]  # stubs want their own enum
         vcpus=_MIX.vcpus,
         physical_cpus=_MIX.physical_cpus,

@@ -18,7 +18,10 @@ from tests.hypervisor.test_server import RunningServer
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
-SOURCES: Final = ROOT / "hypervisor_svc"
+SOURCES: Final = (
+    *(ROOT / "hypervisor_svc").glob("*.py"),
+    *(ROOT / "protos" / "exitlab" / "serving").glob("*.py"),
+)
 
 
 def blocks(language: str) -> list[str]:
@@ -69,7 +72,7 @@ def test_every_reason_of_a_stream_is_in_the_table() -> None:
     classes = "|".join(each.__name__ for each in Refused.__subclasses__())
     raised = {
         name
-        for file in SOURCES.glob("*.py")
+        for file in SOURCES
         for name in re.findall(rf'(?:{classes})\(\s*"([A-Z_]+)"', file.read_text(encoding="utf-8"))
     }
     assert named == (raised | COMPUTED) - OF_OTHER_CALLS
