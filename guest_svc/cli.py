@@ -7,8 +7,9 @@ is started before the guest imports numpy and grpc.
 from __future__ import annotations
 
 import argparse
+import os
 
-from exitlab.command_line import CHECK_FAILED, run_command, tell, write_output
+from exitlab.command_line import CHECK_FAILED, TRACEBACK_VARIABLE, run_command, tell, write_output
 from guest_svc.connection import checked_address, chosen_tls
 from guest_svc.errors import BadInput, GuestError
 from guest_svc.options import DEFAULT_PRICES, make_parser
@@ -34,6 +35,10 @@ def _told(options: argparse.Namespace) -> int:
     try:
         code: int = options.command(options)
     except GuestError as error:
+        if error.__cause__ is not None and os.environ.get(TRACEBACK_VARIABLE):
+            import traceback  # noqa: PLC0415  (only where it is asked for)
+
+            traceback.print_exception(error.__cause__)
         tell("guest-svc", error)
         return error.exit_code
     return code
@@ -99,7 +104,8 @@ def _compare(options: argparse.Namespace) -> int:
         )
         hypervisor = _connect(find_hypervisor, stack, options)
         sessions = options.resume or "", options.earlier or ""
-        document = run.compare(hypervisor, workload, plan, _talk(options), *sessions)
+        talk = _talk(options, can_resume=not workload.reads_outcomes)
+        document = run.compare(hypervisor, workload, plan, talk, *sessions)
         write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
     if options.fail_on_divergence and diverged:
@@ -108,7 +114,7 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _talk(options: argparse.Namespace) -> Talk:
+def _talk(options: argparse.Namespace, *, can_resume: bool) -> Talk:
     """Return who is told what: people at a terminal how to resume, and the file that was asked for."""
     import sys  # noqa: PLC0415  (with the rest of what is imported late)
     from functools import partial  # noqa: PLC0415
@@ -127,7 +133,7 @@ def _talk(options: argparse.Namespace) -> Talk:
                 path.write_text(f"{session_id}\n")
             except OSError as error:
                 raise BadInput(f"--session-file {path}: {error.strerror}") from error
-        elif sys.stderr.isatty():
+        elif can_resume and sys.stderr.isatty():
             tell("guest-svc", f"should this guest end early, --resume={session_id} goes on")
 
     return Talk(partial(tell, "guest-svc"), on_session)
@@ -149,7 +155,9 @@ def _workloads(options: argparse.Namespace) -> int:
 
     from guest_svc import sources  # noqa: PLC0415  (imports the workloads)
 
-    workloads = sources.list_workloads()
+    workloads, warnings = sources.list_workloads()
+    for warning in warnings:
+        tell("guest-svc", f"warning: {warning}")
     if options.output == "json":
         write_output(json.dumps({"workloads": workloads}, indent=2) + "\n")
     else:

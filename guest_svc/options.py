@@ -19,6 +19,7 @@ COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
 DEFAULT_PRICES = "seed-2014"
 HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
 DEFAULT_RETRY_SECONDS = 60.0
+_SOURCE = "a workload, ./FILE.py:CLASS or MODULE:CLASS of one's own, capture:NAME of a shipped trace, or the file of one"
 
 
 def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -29,11 +30,11 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     run = add.add_parser("run", help="run a source under one policy")
     run.set_defaults(command=commands["run"])
-    _add_source(run, "a workload, capture:NAME of a shipped trace, or the file of one", (DEFAULT_POLICY,))
+    _add_source(run, _SOURCE, (DEFAULT_POLICY,))
 
     compare = add.add_parser("compare", help="run a source under several policies in one pass")
     compare.set_defaults(command=commands["compare"])
-    _add_source(compare, "a workload, capture:NAME of a shipped trace, or the file of one", COMPARED_POLICIES)
+    _add_source(compare, _SOURCE, COMPARED_POLICIES)
 
     replay = add.add_parser("replay", help="compare policies on a recorded trace")
     replay.set_defaults(command=commands["compare"])

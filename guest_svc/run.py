@@ -77,7 +77,7 @@ def compare(
     figures = check_figures(priced.figures, plan.price_names, len(lanes))
     # A generated guest's cycles are of its own clock; a recording has instructions, and the list's clock.
     clocks = {
-        name: price_lists[name].clock_hertz if workload.is_recorded else workload.clock_hertz
+        name: workload.clock_hertz if workload.has_own_clock else price_lists[name].clock_hertz
         for name in plan.price_names
     }
     document = compare_document(

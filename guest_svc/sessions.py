@@ -1,11 +1,16 @@
 """A source's events in a session: one of its own, or one that an earlier guest has left.
 
+Open and closed loops are run alike: a source yields a block, and is sent what came of it. That is nothing for
+one that does not ask, so its blocks go out as fast as the window allows; one that acts on outcomes waits for
+those of each block.
+
 A restarted guest has nothing but its source. It can go on with a session if the source says the same
 again, which the running digests prove: those of what it makes anew, and those of what the hypervisor has
-applied. Every source here is such a one; a guest that acts on outcomes cannot be resumed.
+applied. A guest that acts on outcomes is none such: what it would have done next has gone with it.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,9 +18,10 @@ from exitlab.blocks import ColumnCrcs
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput
 from guest_svc.hypervisor import Hypervisor, wire_text
+from guest_svc.outcomes import ArrivingOutcomes
 from guest_svc.progress import Progress
 from guest_svc.stream import EventStream
-from guest_svc.workloads.base import Workload
+from guest_svc.workloads.base import Workload, WorkloadError
 
 _LABEL_CHARACTERS: Final = 200  # a server refuses longer ones
 
@@ -60,7 +66,9 @@ def stream_workload(
 
     Whoever has a new session's id can resume it, so that is told before any event.
     """
-    config = _config(workload, lanes)
+    if resume:
+        refuse_resume(workload)
+    config = session_config(workload, lanes)
     if resume:
         session, status = _left_session(hypervisor, resume, config)
         if status.state == hypervisor_pb2.SESSION_STATE_FINISHED:
@@ -74,17 +82,60 @@ def stream_workload(
             progress.cut()
             talk.tell(f"{why}; trying to go on")
 
+        arriving = ArrivingOutcomes(len(lanes)) if workload.reads_outcomes else None
         with EventStream(
-            hypervisor, session, workload.columns, on_cut=cut, is_resumed=bool(resume)
+            hypervisor,
+            session,
+            workload.columns,
+            None if arriving is None else arriving.take,
+            on_cut=cut,
+            is_resumed=bool(resume),
         ) as stream:
-            for block in workload.blocks():
-                stream.send(block)
-                progress.update(stream.applied_events)
-            report = stream.finish()
+            try:
+                _carry(workload, stream, arriving, progress)
+                report = stream.finish()
+            except BadInput as refused:
+                if resume or isinstance(refused, WorkloadError):
+                    raise  # it says whose it is
+                raise BadInput(f"{workload.told_as}: {refused}") from refused
     return Streamed(session.session_id, report, stream.reconnects)
 
 
-def _config(workload: Workload, lanes: Sequence[policy_pb2.Lane]) -> hypervisor_pb2.SessionConfig:
+def refuse_resume(workload: Workload) -> None:
+    """Refuse to go on with the session of an earlier guest that acted on outcomes.
+
+    Raises:
+        BadInput: the workload does.
+
+    """
+    if workload.reads_outcomes:
+        raise BadInput(
+            f"--resume: {workload.name} acts on what its events showed, and what it would have done next has "
+            "gone with the guest that ended: start a new session"
+        )
+
+
+def _carry(
+    workload: Workload, stream: EventStream, arriving: ArrivingOutcomes | None, progress: Progress
+) -> None:
+    """Send all that a workload yields, and answer each block with its outcomes if they are wanted."""
+    with closing(workload.blocks()) as blocks:
+        block = next(blocks, None)
+        while block is not None:
+            stream.send(block)
+            outcomes = None
+            if arriving is not None:
+                stream.wait_until_applied()
+                outcomes = arriving.of(len(block))
+            progress.update(stream.applied_events)
+            try:
+                block = blocks.send(outcomes)
+            except StopIteration:
+                block = None
+
+
+def session_config(workload: Workload, lanes: Sequence[policy_pb2.Lane]) -> hypervisor_pb2.SessionConfig:
+    """Return what a session of a workload under ``lanes`` is created with."""
     is_computed = workload.computed_breakpoints
     return hypervisor_pb2.SessionConfig(
         lanes=lanes,
@@ -97,7 +148,9 @@ def _config(workload: Workload, lanes: Sequence[policy_pb2.Lane]) -> hypervisor_
         else hypervisor_pb2.BREAKPOINT_MODE_RECORDED,
         leading_vendor=lanes[0].vendor,
         leading_features=lanes[0].features,
-        outcome_level=outcome_pb2.OUTCOME_LEVEL_SUMMARY,
+        outcome_level=outcome_pb2.OUTCOME_LEVEL_REFERENCE
+        if workload.reads_outcomes
+        else outcome_pb2.OUTCOME_LEVEL_SUMMARY,
         label=session_label(workload.name),
     )
 

@@ -1,4 +1,8 @@
-"""What a SOURCE on the command line stands for: a workload's name, or the file of a recorded trace."""
+"""What a SOURCE on the command line stands for.
+
+The name of a workload, of ours or of an installed package; a class of one's own, as ``./file.py:Class`` or
+``module:Class``; or the file of a recorded trace. A name of ours is never a file or somebody else's.
+"""
 
 import csv
 import io
@@ -10,7 +14,9 @@ from os.path import isfile  # Path.is_file raises for a name that is too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exitlab.plugins import is_plugin
 from guest_svc.errors import BadInput
+from guest_svc.workloads import CAPTURE_PREFIX, unknown_workload
 
 if TYPE_CHECKING:
     from guest_svc.workloads.base import Workload, WorkloadSource
@@ -37,7 +43,7 @@ def open_source(choice: SourceChoice) -> "Workload":
         BadInput: There is no such source, or it does not take what it is given.
 
     """
-    found = _find(choice.source, must_be_recorded=choice.must_be_recorded)
+    found = find_source(choice.source, must_be_recorded=choice.must_be_recorded)
     if choice.must_be_recorded and not found.is_recorded:
         raise BadInput(f"{choice.source}: a generated workload, not a recorded trace; use run or compare")
     parameters = dict(choice.parameters)
@@ -51,14 +57,19 @@ def open_source(choice: SourceChoice) -> "Workload":
             )
         parameters[CYCLES_PER_INSTRUCTION] = choice.cycles_per_instruction
     made = found.make(parameters, choice.seed, choice.events)
-    if not made.total_events:
+    if made.total_events == 0:
         skipped = ", ".join(f"{count:,} {kind}" for kind, count in made.skipped.items())
         raise BadInput(f"{choice.source}: none of its {made.records:,} records is an event: {skipped}")
     return made
 
 
-def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
-    """Return what a source stands for: a name of ours is that, whatever files there are beside it."""
+def find_source(source: str, *, must_be_recorded: bool = False) -> "WorkloadSource":
+    """Return what a source stands for; a trace is not read yet.
+
+    Raises:
+        BadInput: It stands for nothing, or for a plug-in that cannot be used.
+
+    """
     # numpy is imported here, while an embedded hypervisor is already starting.
     from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 
@@ -66,12 +77,42 @@ def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
     shipped = f"capture:{source}"
     if must_be_recorded and shipped in names:
         return find_workload(shipped)
-    if source not in names and _is_path(source):
-        from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
+    if source in names or source.startswith(CAPTURE_PREFIX):
+        return find_workload(source)
+    if is_plugin(source) and not isfile(source):
+        from guest_svc.plugins import find_named  # noqa: PLC0415
 
-        _check_file(source)
-        return CaptureSource(Path(source))
-    return find_workload(source)
+        return find_named(source)
+    if _is_path(source):
+        return _trace(source)
+    return find_named_workload(source)
+
+
+def find_named_workload(name: str) -> "WorkloadSource":
+    """Return the workload of a name, ours or an installed package's.
+
+    Raises:
+        BadInput: There is none, or it cannot be used.
+
+    """
+    from guest_svc.plugins import find_installed, plugin_names  # noqa: PLC0415
+    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
+
+    if name in workload_names():
+        return find_workload(name)
+    found = find_installed(name)
+    if found is None:
+        raise unknown_workload(name, (*workload_names(), *plugin_names()))
+    return found
+
+
+def _trace(source: str) -> "WorkloadSource":
+    from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
+
+    if source.endswith(".py"):
+        raise BadInput(f"{source}: say which class, after a colon: {source}:CLASS")
+    _check_file(source)
+    return CaptureSource(Path(source))
 
 
 def _is_path(source: str) -> bool:
@@ -91,34 +132,42 @@ def _check_file(source: str) -> None:
         raise BadInput(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
-def list_workloads() -> list[dict[str, Any]]:
-    """Return every workload with its parameters, as ``workloads --output json`` lists them."""
-    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415  (imports numpy)
+def list_workloads() -> tuple[list[dict[str, Any]], list[str]]:
+    """Return every workload with its parameters, as ``workloads --output json`` lists them.
 
-    listed = []
-    for name in workload_names():
-        found = find_workload(name)
-        parameters = [
-            {
-                "name": parameter.name,
-                "type": parameter.type_name,
-                "default": parameter.default,
-                "unit": parameter.unit,
-                "range": parameter.range_text,
-                "summary": parameter.summary,
-            }
-            for parameter in found.parameters
-        ]
-        facts = {"name": name, "summary": found.summary, "is_recorded": found.is_recorded}
-        listed.append({**facts, "parameters": parameters})
-    return listed
+    What is wrong with installed ones that cannot be used is returned beside.
+    """
+    from guest_svc.plugins import installed  # noqa: PLC0415  (imports numpy)
+    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
+
+    offered = installed()
+    ours = [_listed(find_workload(name), name) for name in workload_names()]
+    theirs = [_listed(found, name, found.author.plugin.origin) for name, found in offered.sources.items()]
+    return ours + theirs, list(offered.warnings)
+
+
+def _listed(found: "WorkloadSource", name: str, package: str | None = None) -> dict[str, Any]:
+    parameters = [
+        {
+            "name": parameter.name,
+            "type": parameter.type_name,
+            "default": parameter.default,
+            "unit": parameter.unit,
+            "range": parameter.range_text,
+            "summary": parameter.summary,
+        }
+        for parameter in found.parameters
+    ]
+    facts = {"name": name, "summary": found.summary, "is_recorded": found.is_recorded, "package": package}
+    return {**facts, "parameters": parameters}
 
 
 def list_text(workloads: Sequence[Mapping[str, Any]]) -> str:
     """Return the workloads for people."""
     lines = []
     for workload in workloads:
-        lines.append(f"{workload['name']}: {workload['summary']}")
+        package = f" [{workload['package']}]" if workload["package"] else ""
+        lines.append(f"{workload['name']}: {workload['summary']}{package}")
         lines += [
             f"  {parameter['name']}={parameter['default']} ({parameter['unit']}): {parameter['summary']}"
             for parameter in workload["parameters"]
