@@ -187,6 +187,27 @@ def _conform(options: argparse.Namespace) -> int:
     return CHECK_FAILED if document["failed"] else 0
 
 
+def _check_workload(options: argparse.Namespace) -> int:
+    """Try whether a workload, or a guest service at an address, keeps what it must."""
+    parameters = parse_assignments(options.parameter)
+    if not options.source and not options.address:
+        raise BadInput("check-workload: say which workload, or with --address which service")
+    with _command() as stack:
+        import gc  # noqa: PLC0415
+
+        from guest_svc.check import command, musts, stand  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc.sources import load_source  # noqa: PLC0415
+
+        gc.enable()
+        find = load_source(options.source)
+        bench = stack.enter_context(stand.Stand())
+        document = command.check_workload(
+            bench, options.source, find, parameters, options.seed, options.events
+        )
+        write_output(musts.formatted(document, options.output))
+    return CHECK_FAILED if document["failed"] else 0
+
+
 def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
     """Return parameters given as ``key=value``.
 
@@ -238,4 +259,5 @@ _COMMANDS = {
     "workloads": _workloads,
     "demo": _demo,
     "conform": _conform,
+    "check-workload": _check_workload,
 }

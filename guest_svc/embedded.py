@@ -34,8 +34,8 @@ _SHOWN_LINES = 8  # of a log's end: the innermost frames and the error
 class EmbeddedHypervisor:
     """A hypervisor of our own; ``address`` blocks until it listens."""
 
-    def __init__(self) -> None:
-        """Start the subprocess and return at once."""
+    def __init__(self, *options: str) -> None:
+        """Start the subprocess with more ``options`` of ``serve``, and return at once."""
         child_end, self._our_end = os.pipe()
         self._folder: str | None = None
         listen = "127.0.0.1:0"
@@ -48,7 +48,7 @@ class EmbeddedHypervisor:
         self._drainer: threading.Thread | None = None
         try:
             self._process = subprocess.Popen(
-                _command(listen, child_end, self._folder),
+                [*_command(listen, child_end, self._folder), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -19,7 +19,7 @@ COMPARED_POLICIES = ("kvm-3.14", "kvm-6.14", "swap-each-entry", "ignore")
 DEFAULT_PRICES = "seed-2014"
 HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
 DEFAULT_RETRY_SECONDS = 60.0
-_SOURCE = "a workload, ./FILE.py:CLASS or MODULE:CLASS of one's own, capture:NAME of a shipped trace, or the file of one"
+_SOURCE = "a workload, ./FILE.py:CLASS, MODULE:CLASS, capture:NAME of a shipped trace, or the file of one"
 
 
 def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -49,6 +49,22 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     demo.set_defaults(command=commands["demo"])
     _add_hypervisor(demo)
 
+    check = add.add_parser(
+        "check-workload", help="try whether a workload, or a guest service, keeps what it must"
+    )
+    check.set_defaults(command=commands["check-workload"])
+    help_text = "./FILE.py:CLASS, MODULE:CLASS or a name; with --address the name of a workload there"
+    check.add_argument("source", metavar="SOURCE", nargs="?", help=help_text)
+    help_text = "a running guest service, on this machine: host:port or unix:PATH"
+    check.add_argument("--address", metavar="ADDR", help=help_text)
+    _add_parameter(check)
+    check.add_argument(
+        "--events", type=int, metavar="N", help="events of a run (default: what takes little time)"
+    )
+    check.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
+    add_tls_options(check)
+    check.add_argument("--output", choices=("text", "json"), default="text", help="(default text)")
+
     conform = add.add_parser("conform", help="check policies against files of vectors")
     conform.set_defaults(command=commands["conform"])
     conform.add_argument(
@@ -67,14 +83,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Sequence[str]) -> None:
     parser.set_defaults(must_be_recorded=False)
     parser.add_argument("source", metavar="SOURCE", help=help_text)
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a parameter of the workload; may be repeated",
-    )
+    _add_parameter(parser)
     _add_policies(parser, policies)
     parser.add_argument("--vendor", choices=("vmx", "svm"), default="vmx", help="(default vmx)")
     parser.add_argument(
@@ -103,6 +112,17 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     )
     _add_hypervisor(parser)
     _add_output(parser)
+
+
+def _add_parameter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter of the workload; may be repeated",
+    )
 
 
 def _add_policies(parser: argparse.ArgumentParser, defaults: Sequence[str]) -> None:

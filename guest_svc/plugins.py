@@ -4,7 +4,8 @@ Installed packages offer workloads by entry points of one group; only the one th
 and all of them only where they are listed. One that cannot be used stops nobody else's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,7 @@ from guest_svc.authored import AuthoredSource, AuthorError, authored_source
 from guest_svc.workloads import workload_names
 
 GROUP: Final = "exitlab.workloads"
+Finder = Callable[[], AuthoredSource]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,36 +30,33 @@ def plugin_names() -> tuple[str, ...]:
     return tuple(plugins.entry_points(GROUP))
 
 
-def find_installed(name: str) -> AuthoredSource | None:
-    """Return the workload that an installed package offers as ``name``; None if none does.
+def load_installed(name: str) -> Finder | None:
+    """Load the workload that an installed package offers as ``name``; None if none does.
+
+    What it declares is checked when the result is called, which raises AuthorError too.
 
     Raises:
-        AuthorError: It cannot be used.
+        AuthorError: It cannot be loaded.
 
     """
     entries = plugins.entry_points(GROUP).get(name)
     if entries is None:
         return None
-    try:
-        found = _checked(plugins.load_entry(entries))
-        if found.name != name:
-            raise plugins.PluginError(f"the class calls itself {found.name!r}; the two names have to be one")
-    except plugins.PluginError as error:
-        raise AuthorError(f"workload {name}: {error}") from error.__cause__
-    return found
+    with _told(f"workload {name}: "):
+        plugin = plugins.load_entry(entries)
+    return lambda: _checked(plugin, name)
 
 
-def find_named(text: str) -> AuthoredSource:
-    """Return the workload that ``./file.py:Class`` or ``module:Class`` names.
+def load_named(text: str) -> Finder:
+    """Load the workload that ``./file.py:Class`` or ``module:Class`` names; as ``load_installed`` does.
 
     Raises:
-        AuthorError: It cannot be used.
+        AuthorError: It cannot be loaded.
 
     """
-    try:
-        return _checked(plugins.load(text))
-    except plugins.PluginError as error:
-        raise AuthorError(str(error)) from error.__cause__
+    with _told():
+        plugin = plugins.load(text)
+    return lambda: _checked(plugin)
 
 
 def installed() -> Offered:
@@ -65,17 +64,29 @@ def installed() -> Offered:
     sources, warnings = {}, []
     for name in plugin_names():
         try:
-            found = find_installed(name)
+            find = load_installed(name)
+            if find is not None:  # as it was just there
+                sources[name] = find()
         except AuthorError as error:
             warnings.append(str(error))
-        else:
-            assert found is not None  # as it was just there
-            sources[name] = found
     return Offered(sources, warnings)
 
 
-def _checked(plugin: plugins.Plugin) -> AuthoredSource:
-    found = authored_source(plugin)
-    if found.name in workload_names():
-        raise plugins.PluginError(f"{plugin.origin}: the name {found.name} is taken by a workload of ours")
+def _checked(plugin: plugins.Plugin, name: str | None = None) -> AuthoredSource:
+    with _told("" if name is None else f"workload {name}: "):
+        found = authored_source(plugin)
+        if found.name in workload_names():
+            raise plugins.PluginError(
+                f"{plugin.origin}: the name {found.name} is taken by a workload of ours"
+            )
+        if name is not None and found.name != name:
+            raise plugins.PluginError(f"the class calls itself {found.name!r}: the two names have to be one")
     return found
+
+
+@contextmanager
+def _told(place: str = "") -> Iterator[None]:
+    try:
+        yield
+    except plugins.PluginError as error:
+        raise AuthorError(f"{place}{error}") from error.__cause__

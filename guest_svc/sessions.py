@@ -21,7 +21,7 @@ from guest_svc.hypervisor import Hypervisor, wire_text
 from guest_svc.outcomes import ArrivingOutcomes
 from guest_svc.progress import Progress
 from guest_svc.stream import EventStream
-from guest_svc.workloads.base import Workload, WorkloadError
+from guest_svc.workloads.base import BLOCK_EVENTS, Blocks, Workload, WorkloadError
 
 _LABEL_CHARACTERS: Final = 200  # a server refuses longer ones
 
@@ -61,10 +61,12 @@ def stream_workload(
     lanes: Sequence[policy_pb2.Lane],
     talk: Talk,
     resume: str = "",
+    block_events: int = BLOCK_EVENTS,
 ) -> Streamed:
     """Stream all events of a source in a session, which is new unless ``resume`` names one.
 
-    Whoever has a new session's id can resume it, so that is told before any event.
+    Whoever has a new session's id can resume it, so that is told before any event. The source is asked for
+    blocks of ``block_events``; the stream cuts them to what the hypervisor takes.
     """
     if resume:
         refuse_resume(workload)
@@ -92,7 +94,7 @@ def stream_workload(
             is_resumed=bool(resume),
         ) as stream:
             try:
-                _carry(workload, stream, arriving, progress)
+                _carry(workload.blocks(block_events), stream, arriving, progress)
                 report = stream.finish()
             except BadInput as refused:
                 if resume or isinstance(refused, WorkloadError):
@@ -116,10 +118,10 @@ def refuse_resume(workload: Workload) -> None:
 
 
 def _carry(
-    workload: Workload, stream: EventStream, arriving: ArrivingOutcomes | None, progress: Progress
+    blocks: Blocks, stream: EventStream, arriving: ArrivingOutcomes | None, progress: Progress
 ) -> None:
     """Send all that a workload yields, and answer each block with its outcomes if they are wanted."""
-    with closing(workload.blocks()) as blocks:
+    with closing(blocks):
         block = next(blocks, None)
         while block is not None:
             stream.send(block)

@@ -8,8 +8,9 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from os.path import isfile  # Path.is_file raises for a name that is too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,37 +71,47 @@ def find_source(source: str, *, must_be_recorded: bool = False) -> "WorkloadSour
         BadInput: It stands for nothing, or for a plug-in that cannot be used.
 
     """
+    return load_source(source, must_be_recorded=must_be_recorded)()
+
+
+def load_source(source: str, *, must_be_recorded: bool = False) -> "Callable[[], WorkloadSource]":
+    """Load what a source stands for; what a plug-in declares is checked when the result is called.
+
+    Raises:
+        BadInput: It stands for nothing, or for a plug-in that cannot be loaded.
+
+    """
     # numpy is imported here, while an embedded hypervisor is already starting.
     from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 
     names = workload_names()
     shipped = f"capture:{source}"
     if must_be_recorded and shipped in names:
-        return find_workload(shipped)
+        return partial(find_workload, shipped)
     if source in names or source.startswith(CAPTURE_PREFIX):
-        return find_workload(source)
+        return partial(find_workload, source)
     if is_plugin(source) and not isfile(source):
-        from guest_svc.plugins import find_named  # noqa: PLC0415
+        from guest_svc.plugins import load_named  # noqa: PLC0415
 
-        return find_named(source)
+        return load_named(source)
     if _is_path(source):
-        return _trace(source)
-    return find_named_workload(source)
+        return partial(_trace, source)
+    return load_named_workload(source)
 
 
-def find_named_workload(name: str) -> "WorkloadSource":
-    """Return the workload of a name, ours or an installed package's.
+def load_named_workload(name: str) -> "Callable[[], WorkloadSource]":
+    """Load the workload of a name, ours or an installed package's, as ``load_source`` does; never a file.
 
     Raises:
-        BadInput: There is none, or it cannot be used.
+        BadInput: There is none, or it cannot be loaded.
 
     """
-    from guest_svc.plugins import find_installed, plugin_names  # noqa: PLC0415
+    from guest_svc.plugins import load_installed, plugin_names  # noqa: PLC0415
     from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 
     if name in workload_names():
-        return find_workload(name)
-    found = find_installed(name)
+        return partial(find_workload, name)
+    found = load_installed(name)
     if found is None:
         raise unknown_workload(name, (*workload_names(), *plugin_names()))
     return found
