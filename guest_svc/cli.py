@@ -192,18 +192,21 @@ def _check_workload(options: argparse.Namespace) -> int:
     parameters = parse_assignments(options.parameter)
     if not options.source and not options.address:
         raise BadInput("check-workload: say which workload, or with --address which service")
-    with _command() as stack:
+    options.hypervisor = options.address  # what the options of TLS are for
+    address, tls = options.address and checked_address(options.address, "--address "), chosen_tls(options)
+    with _command():
         import gc  # noqa: PLC0415
 
-        from guest_svc.check import command, musts, stand  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc.check import command, musts  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc.check.stand import Stand  # noqa: PLC0415
         from guest_svc.sources import load_source  # noqa: PLC0415
 
         gc.enable()
-        find = load_source(options.source)
-        bench = stack.enter_context(stand.Stand())
-        document = command.check_workload(
-            bench, options.source, find, parameters, options.seed, options.events
-        )
+        run = (parameters, options.seed, options.events)
+        if address:
+            document = command.check_service(Stand(), address, tls, options.source, *run)
+        else:
+            document = command.check_workload(Stand(), options.source, load_source(options.source), *run)
         write_output(musts.formatted(document, options.output))
     return CHECK_FAILED if document["failed"] else 0
 

@@ -28,8 +28,8 @@ def add_tls_options(parser: argparse.ArgumentParser) -> None:
     add("--tls-server-name", metavar="NAME", help="the name in its certificate (default: the address's host)")
 
 
-def checked_address(text: str) -> str:
-    """Return an address that could be connected to.
+def checked_address(text: str, said_by: str = "--hypervisor ") -> str:
+    """Return an address that could be connected to; ``said_by`` begins what is said of another.
 
     Raises:
         BadInput: It is neither host:port nor unix:PATH.
@@ -38,7 +38,7 @@ def checked_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     is_unix = text.startswith("unix:") and len(text) > len("unix:")
     if not is_unix and not (host and host != "unix" and port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise BadInput(f"--hypervisor {text}: expected host:port or unix:PATH")
+        raise BadInput(f"{said_by}{text}: expected host:port or unix:PATH")
     return text
 
 

@@ -21,14 +21,14 @@ class Stand:
     """A hypervisor, the relay before it, and a guest's connection to that."""
 
     def __init__(self) -> None:
-        """Begin to start the hypervisor; whoever enters waits for it."""
+        """Nothing is started yet."""
         self._stack = ExitStack()
-        self._embedded = self._stack.enter_context(EmbeddedHypervisor(*_LIMITS))
 
     def __enter__(self) -> Self:
-        """Wait for the hypervisor and connect to it."""
+        """Start the hypervisor and connect to it."""
         try:
-            self._relay = self._stack.enter_context(Relay(self._embedded.address))
+            embedded = self._stack.enter_context(EmbeddedHypervisor(*_LIMITS))
+            self._relay = self._stack.enter_context(Relay(embedded.address))
             self.hypervisor = self._stack.enter_context(
                 Hypervisor(self._relay.address, retry_seconds=_RETRY_SECONDS)
             )
