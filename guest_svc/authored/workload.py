@@ -12,8 +12,7 @@ from exitlab.events import COLUMN_NAMES, MAX_VCPUS, Column, EventColumns
 from exitlab.plugins import PluginError, place_of
 from guest_svc import api
 from guest_svc.authored.author import Author
-from guest_svc.authored.yielded import Yielded, cut
-from guest_svc.columns import joined
+from guest_svc.authored.yielded import Batch, Yielded, cut
 from guest_svc.outcomes import Outcomes
 from guest_svc.workloads.base import BLOCK_EVENTS, Blocks, Value, Workload
 
@@ -124,17 +123,15 @@ class Authored(Workload):
     def _gathered(self, generator: Generator[Any, Any, Any], parts: Yielded, block_events: int) -> Blocks:
         """Yield blocks of an open loop: small parts are gathered, as nothing waits for them."""
         least = min(_BATCH_EVENTS, block_events)
-        waiting: list[EventColumns] = []
-        count = 0
+        batch = Batch(self.columns, least)
         while (part := self._next(generator, parts, None)) is not None:
-            count += len(part)
-            if count < least:
-                waiting.append(joined([part]))  # a copy: its author may use the arrays again
-                continue
-            yield from cut(joined([*waiting, part]) if waiting else part, block_events)
-            waiting, count = [], 0
-        if count:
-            yield from cut(joined(waiting), block_events)
+            if not batch.has_room(len(part)):
+                yield from cut(batch.take(), block_events)
+            if len(part) < least:
+                batch.add(part)
+            else:
+                yield from cut(part, block_events)
+        yield from cut(batch.take(), block_events)
 
     def _answered(self, generator: Generator[Any, Any, Any], parts: Yielded, block_events: int) -> Blocks:
         """Yield blocks of a closed loop, and answer each part with the outcomes of all its blocks."""

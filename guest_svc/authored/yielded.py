@@ -1,6 +1,6 @@
 """What an author has yielded: checked part by part, and given just the columns of the session."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -84,6 +84,37 @@ def _form(array: object) -> str:
     if isinstance(array, np.ndarray):
         return f"{array.dtype} of shape {array.shape}"
     return type(array).__name__
+
+
+class Batch:
+    """Small parts that are waiting to be sent as one: copied, since their author may use his arrays again."""
+
+    def __init__(self, columns: Sequence[Column], size: int) -> None:
+        """Have room for ``size`` events."""
+        self._columns = [(COLUMN_NAMES[column - 1], COLUMN_DTYPES[column]) for column in columns]
+        self._size = size
+        self._begin()
+
+    def _begin(self) -> None:
+        self._arrays = {name: np.empty(self._size, dtype) for name, dtype in self._columns}
+        self._count = 0
+
+    def has_room(self, events: int) -> bool:
+        """Tell whether so many more fit."""
+        return self._count + events <= self._size
+
+    def add(self, part: EventColumns) -> None:
+        """Take in events, which have every column."""
+        end = self._count + len(part)
+        for name, array in self._arrays.items():
+            array[self._count : end] = getattr(part, name)
+        self._count = end
+
+    def take(self) -> EventColumns:
+        """Hand out what is waiting, and begin anew."""
+        arrays: dict[str, Any] = {name: array[: self._count] for name, array in self._arrays.items()}
+        self._begin()
+        return EventColumns(**arrays)
 
 
 def cut(events: EventColumns, block_events: int) -> Iterator[EventColumns]:

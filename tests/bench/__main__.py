@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench import (
+    authored,
     engine_lanes,
     growth,
     lanes,
@@ -29,6 +30,7 @@ TOPICS: Final[dict[str, Callable[[Plan], list[Row]]]] = {
     "passes": passes.rows,
     "engine": engine_lanes.rows,
     "stream": transport.rows,
+    "authored": authored.rows,
     "sessions": sessions.rows,
     "lanes": lanes.lane_rows,
     "levels": lanes.level_rows,
