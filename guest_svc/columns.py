@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, Column, EventColumns, EventKind
 
 #: What a column is made from: a whole number for every event, or one each.
-Numbers = int | Sequence[int] | NDArray[Any]
+Numbers = int | np.integer[Any] | Sequence[int] | NDArray[Any]
 
 # Column: its name, and its type.
 _COLUMNS: Final = {COLUMN_NAMES[column - 1]: COLUMN_DTYPES[column] for column in Column}

@@ -169,8 +169,15 @@ def _listed(found: "WorkloadSource", name: str, package: str | None = None) -> d
         }
         for parameter in found.parameters
     ]
-    facts = {"name": name, "summary": found.summary, "is_recorded": found.is_recorded, "package": package}
-    return {**facts, "parameters": parameters}
+    return {
+        "name": name,
+        "summary": found.summary,
+        "is_recorded": found.is_recorded,
+        "documentation": found.documentation,
+        "api_version": found.api_version,
+        "package": package,
+        "parameters": parameters,
+    }
 
 
 def list_text(workloads: Sequence[Mapping[str, Any]]) -> str:

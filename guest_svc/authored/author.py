@@ -31,9 +31,9 @@ class Author:
 
     @contextmanager
     def blaming(self, doing: str) -> Iterator[None]:
-        """Tell what the author's code raises meanwhile as his: AuthorError."""
+        """Tell what the author's code raises meanwhile as his: AuthorError, unless it is of that family."""
         try:
-            with blamed(self.plugin.home, doing):
+            with blamed(self.plugin.home, doing, WorkloadError):
                 yield
         except PluginError as error:
             raise self.error(str(error)) from error.__cause__

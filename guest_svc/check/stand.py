@@ -18,7 +18,7 @@ _RETRY_SECONDS: Final = 30.0  # after a cut; the hypervisor is there at once
 
 
 class Stand:
-    """A hypervisor, the relay before it, and a guest's connection to that."""
+    """A hypervisor, the relay before it, and a guest's connection to either."""
 
     def __init__(self) -> None:
         """Nothing is started yet."""
@@ -29,7 +29,8 @@ class Stand:
         try:
             embedded = self._stack.enter_context(EmbeddedHypervisor(*_LIMITS))
             self._relay = self._stack.enter_context(Relay(embedded.address))
-            self.hypervisor = self._stack.enter_context(
+            self.hypervisor = self._stack.enter_context(Hypervisor(embedded.address))
+            self.watched_hypervisor = self._stack.enter_context(
                 Hypervisor(self._relay.address, retry_seconds=_RETRY_SECONDS)
             )
         except BaseException:

@@ -49,7 +49,7 @@ class Subject:
         if self.events_asked is not None:
             return self.events_asked
         # Each answer of a closed loop takes a way to the hypervisor and back.
-        return 2_000 if self.make(events=1).reads_outcomes else 20_000
+        return 500 if self.make(events=1).reads_outcomes else 20_000
 
     def make(
         self,
@@ -75,7 +75,6 @@ class Subject:
         """Return the events of a run: one that acts on outcomes has it at the stand's hypervisor."""
         tapped = Tapped(workload)
         if workload.reads_outcomes:
-            self.stand.watch()
             self.run(tapped, block_events=block_events)
         else:
             for _ in tapped.blocks(block_events):
@@ -88,6 +87,10 @@ class Subject:
         """Run a workload in a session to its end."""
         return stream_workload(self.stand.hypervisor, workload, lanes(), talk, resume, block_events)
 
+    def run_watched(self, workload: Workload) -> Streamed:
+        """Run a workload in a session through the stand's relay."""
+        return stream_workload(self.stand.watched_hypervisor, workload, lanes(), QUIET)
+
     def elsewhere(self) -> EventColumns:
         """Return the events of a run in another process.
 
@@ -95,7 +98,6 @@ class Subject:
             Broken: It fails there.
 
         """
-        self.stand.watch()
         with tempfile.TemporaryDirectory(prefix="exitlab-") as folder:
             path = Path(folder) / "events.npz"
             asked: dict[str, Any] = {
@@ -103,7 +105,7 @@ class Subject:
                 "parameters": self.parameters,
                 "seed": self.seed,
                 "events": self.events,
-                "hypervisor": self.stand.address,
+                "hypervisor": self.stand.hypervisor.address,
                 "path": str(path),
             }
             done = subprocess.run(

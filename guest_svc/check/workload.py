@@ -113,7 +113,6 @@ def _stops(subject: Subject) -> str:
 
 
 def _session(subject: Subject) -> str:
-    subject.stand.watch()
     tapped = Tapped(subject.make())
     streamed = subject.run(tapped)
     status = subject.stand.hypervisor.session(streamed.session_id).status
@@ -130,20 +129,19 @@ def _bounded(subject: Subject) -> str:
         if ahead > WINDOW_EVENTS:
             raise Broken(f"it is asked for more while {ahead:,} events are not answered", rows)
 
-    subject.run(Tapped(subject.make(), pull))
+    subject.run_watched(Tapped(subject.make(), pull))
     if watched.most_unanswered > WINDOW_EVENTS:
         raise Broken(f"{watched.most_unanswered:,} events were sent and not answered")
     return f"at most {watched.most_unanswered:,} of {WINDOW_EVENTS:,} events unanswered"
 
 
 def _cut_stream(subject: Subject) -> str:
-    subject.stand.watch()
     whole = Tapped(subject.make())
     expected = _bytes(subject.run(whole))
     cut_at = max(1, len(whole.taken) // 2)
     watched = subject.stand.watch(cut_at=cut_at)
     cut = Tapped(subject.make())
-    streamed = subject.run(cut)
+    streamed = subject.run_watched(cut)
     if not watched.cuts or not streamed.reconnects:
         raise Broken(f"the stream was to be cut after {cut_at:,} events, and was not")
     compare(whole.taken, cut.taken, "after a cut")
@@ -162,7 +160,6 @@ def _resumed(subject: Subject) -> str:
         except BadInput:
             raise DoesNotApply("it acts on outcomes, so --resume is refused") from None
         raise Broken("--resume is not refused, though it acts on outcomes")
-    subject.stand.watch()
     expected, half = _bytes(subject.run(subject.make())), len(subject.recorded()) // 2
     sessions: list[str] = []
 

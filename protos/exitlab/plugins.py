@@ -172,14 +172,14 @@ def _file_module(path: Path) -> ModuleType:
 
 
 @contextmanager
-def blamed(home: Path, doing: str) -> Iterator[None]:
+def blamed(home: Path, doing: str, *passing: type[BaseException]) -> Iterator[None]:
     """Tell what an author's code raises as his: a PluginError that says while ``doing`` what.
 
-    Signals and the end of a generator are nobody's errors.
+    Signals and the end of a generator are nobody's errors; those of ``passing`` are told already.
     """
     try:
         yield
-    except (PluginError, KeyboardInterrupt, GeneratorExit):
+    except (PluginError, KeyboardInterrupt, GeneratorExit, *passing):
         raise
     except SystemExit as error:
         if _place(error.__traceback__, home) is None or _is_ours(_last(error.__traceback__)):
