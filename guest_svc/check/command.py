@@ -9,9 +9,9 @@ import grpc
 from exitlab.v1 import guest_pb2_grpc
 from guest_svc.check import service, workload
 from guest_svc.check.musts import check_document, run_musts
-from guest_svc.check.remote import EVENTS, Remote, choose
+from guest_svc.check.remote import Remote, choose
 from guest_svc.check.stand import Stand
-from guest_svc.check.subject import Subject
+from guest_svc.check.subject import EVENTS, Subject
 from guest_svc.hypervisor import wire_text
 from guest_svc.tls import Tls
 from guest_svc.workloads.base import WorkloadSource, check_run

@@ -16,7 +16,6 @@ from guest_svc.workloads.base import near_matches
 
 _Answer = TypeVar("_Answer")
 CALL_SECONDS: Final = 60.0  # in which a call is answered, and a run of a few thousand events ends
-EVENTS: Final = 20_000
 STATES: Final = {
     guest_pb2.RUN_STATE_UNSPECIFIED: "of no state",
     guest_pb2.RUN_STATE_RUNNING: "running",

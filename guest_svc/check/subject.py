@@ -19,6 +19,8 @@ from guest_svc.check.tapped import Tapped
 from guest_svc.sessions import QUIET, Streamed, Talk, stream_workload
 from guest_svc.workloads.base import BLOCK_EVENTS, Workload, WorkloadSource
 
+EVENTS: Final = 20_000  # of a run, unless said otherwise
+ASKING_EVENTS: Final = 200  # of one whose every answer takes a way to the hypervisor and back
 # Other than any that Python would choose for itself, so that the order of sets of texts is another too.
 _HASH_SEED: Final = "3735928559"
 
@@ -48,8 +50,7 @@ class Subject:
         """How many events a run has at most."""
         if self.events_asked is not None:
             return self.events_asked
-        # Each answer of a closed loop takes a way to the hypervisor and back.
-        return 500 if self.make(events=1).reads_outcomes else 20_000
+        return ASKING_EVENTS if self.make(events=1).reads_outcomes else EVENTS
 
     def make(
         self,
