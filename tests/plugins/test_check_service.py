@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import jsonschema
 import pytest
 
 from exitlab.command_line import BAD_INPUT
@@ -16,6 +17,7 @@ from guest_svc.check.stand import Stand
 from guest_svc.cli import main
 from guest_svc.stream import EventStream
 from tests.plugins.guest_service import NAME, serving
+from tests.plugins.test_check_workload import SCHEMA
 
 EVENTS = 6_000
 NAMES = [must.name for must in MUSTS]
@@ -93,6 +95,7 @@ def test_the_command_checks_a_service(tmp_path: Path, capsys: pytest.CaptureFixt
         command = ["check-workload", "--address", address, "--output", "json", "--events", str(EVENTS)]
         assert main(command) == 0
         document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        jsonschema.validate(document, SCHEMA)
         assert (document["kind"], document["subject"], document["workload"]) == ("service", address, NAME)
         assert [must["name"] for must in document["musts"]] == NAMES
         assert main([*command, "oi"]) == BAD_INPUT

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+import guest_svc
 from exitlab.command_line import BAD_INPUT, CHECK_FAILED
 from guest_svc.check.musts import Finding, Result, formatted, run_musts
 from guest_svc.check.stand import Stand
@@ -15,6 +17,7 @@ from guest_svc.cli import main
 from guest_svc.sources import load_source
 from tests.plugins.conftest import Write
 
+SCHEMA = json.loads(Path(guest_svc.__file__).with_name("schema").joinpath("check.json").read_text("utf-8"))
 NAMES = [must.name for must in MUSTS]
 ONE_EVENT = "def generate(self):\n    yield events(kinds=EventKind.CPUID)"
 ASKING = """
@@ -138,10 +141,12 @@ def test_the_command_prints_all_musts(write: Write, capsys: pytest.CaptureFixtur
     assert main(["check-workload", write(ONE_EVENT), "--output", "json", "--seed", "7"]) == 0
     told = capsys.readouterr()
     document = json.loads(told.out)
+    jsonschema.validate(document, SCHEMA)
     assert (document["schema"], document["subject"], told.err) == ("exitlab.check/1", "./mine.py:Mine", "")
     assert (document["kind"], document["seed"], document["failed"]) == ("workload", 7, 0)
     assert [must["name"] for must in document["musts"]] == NAMES
-    assert all({"name", "must", "result", "note", "event"} == set(must) for must in document["musts"])
+    assert {must["result"] for must in document["musts"]} <= set(Result)
+    assert SCHEMA["properties"]["musts"]["items"]["properties"]["result"]["enum"] == list(Result)
     assert formatted(document, "text").endswith("\n12 pass, 1 n/a, 1 told\n")
 
 
