@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -74,12 +75,16 @@ class Subject:
 
     def record(self, workload: Workload, block_events: int = BLOCK_EVENTS) -> EventColumns:
         """Return the events of a run: one that acts on outcomes has it at the stand's hypervisor."""
-        tapped = Tapped(workload)
-        if workload.reads_outcomes:
+        return self.record_tapped(Tapped(workload), block_events)
+
+    def record_tapped(self, tapped: Tapped, block_events: int = BLOCK_EVENTS) -> EventColumns:
+        """Return the events of a run that is looked at."""
+        if tapped.reads_outcomes:
             self.run(tapped, block_events=block_events)
         else:
-            for _ in tapped.blocks(block_events):
-                pass
+            with closing(tapped.blocks(block_events)) as blocks:
+                for _ in blocks:
+                    pass
         return tapped.taken
 
     def run(

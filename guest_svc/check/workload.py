@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -88,28 +89,20 @@ def _prefixes(subject: Subject) -> str:
 
 
 def _stops(subject: Subject) -> str:
-    """Leave runs early; of a closed loop in mid-session."""
+    """Leave runs early, in blocks of one event and of many; of a closed loop in mid-session."""
     made = subject.make()
-    for stop in range(_STOPS):
-        pulls = 0
-
-        def leave(_: int, stop: int = stop) -> None:
-            nonlocal pulls
-            pulls += 1
-            if pulls > stop:
-                raise _Left
-
-        tapped = Tapped(made, leave)
-        try:
-            if made.reads_outcomes:
-                subject.run(tapped)
-            else:
-                for _ in tapped.blocks(1_000):
-                    pass
-        except _Left:
-            continue
+    for block_events in (_CUTS[0], _CUTS[-1]):
+        for stop in range(1, _STOPS + 1):
+            with suppress(_Left):
+                subject.record_tapped(Tapped(made, partial(_leave_after, pulls=[stop])), block_events)
     compare(subject.recorded(), subject.record(made), "after runs that were left")
-    return f"left after each of its first {_STOPS} blocks, then run to its end"
+    return f"left after each of its first {_STOPS} blocks, small and large, then run to its end"
+
+
+def _leave_after(_rows: int, pulls: list[int]) -> None:
+    if not pulls[0]:
+        raise _Left
+    pulls[0] -= 1
 
 
 def _session(subject: Subject) -> str:
