@@ -179,13 +179,12 @@ def blamed(home: Path, doing: str, *passing: type[BaseException]) -> Iterator[No
     """
     try:
         yield
-    except (PluginError, KeyboardInterrupt, GeneratorExit, *passing):
-        raise
-    except SystemExit as error:
-        if _place(error.__traceback__, home) is None or _is_ours(_last(error.__traceback__)):
-            raise  # a signal's
-        raise PluginError(f"{doing}: {told(error, home)}") from error
     except BaseException as error:
+        if isinstance(error, (PluginError, KeyboardInterrupt, GeneratorExit, *passing)):
+            raise
+        place = _place(error.__traceback__, home)
+        if isinstance(error, SystemExit) and (place is None or _is_ours(_last(error.__traceback__))):
+            raise  # a signal's
         raise PluginError(f"{doing}: {told(error, home)}") from error
 
 

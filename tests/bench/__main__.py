@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.bench import (
     authored,
+    durable,
     engine_lanes,
     growth,
     lanes,
@@ -32,6 +33,7 @@ TOPICS: Final[dict[str, Callable[[Plan], list[Row]]]] = {
     "stream": transport.rows,
     "authored": authored.rows,
     "sessions": sessions.rows,
+    "durable": durable.rows,
     "lanes": lanes.lane_rows,
     "levels": lanes.level_rows,
     "start": start.rows,
