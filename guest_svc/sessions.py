@@ -21,7 +21,7 @@ from guest_svc.hypervisor import Hypervisor, wire_text
 from guest_svc.outcomes import ArrivingOutcomes
 from guest_svc.progress import Progress
 from guest_svc.stream import EventStream
-from guest_svc.workloads.base import BLOCK_EVENTS, Blocks, Workload, WorkloadError
+from guest_svc.workloads.base import BLOCK_EVENTS, Workload, WorkloadError
 
 _LABEL_CHARACTERS: Final = 200  # a server refuses longer ones
 
@@ -95,7 +95,7 @@ def stream_workload(
             is_resumed=bool(resume),
         ) as stream:
             try:
-                _carry(workload.blocks(block_events), stream, arriving, progress)
+                _carry(workload, block_events, stream, arriving, progress)
                 report = stream.finish()
             except BadInput as refused:
                 if resume or isinstance(refused, WorkloadError):
@@ -119,10 +119,14 @@ def refuse_resume(workload: Workload) -> None:
 
 
 def _carry(
-    blocks: Blocks, stream: EventStream, arriving: ArrivingOutcomes | None, progress: Progress
+    workload: Workload,
+    block_events: int,
+    stream: EventStream,
+    arriving: ArrivingOutcomes | None,
+    progress: Progress,
 ) -> None:
     """Send all that a workload yields, and answer each block with its outcomes if they are wanted."""
-    with closing(blocks):
+    with closing(workload.blocks(block_events)) as blocks:
         block = next(blocks, None)
         while block is not None:
             stream.send(block)

@@ -15,7 +15,7 @@ from guest_svc.check.remote import Remote
 from guest_svc.check.service import MUSTS
 from guest_svc.check.stand import Stand
 from guest_svc.cli import main
-from guest_svc.stream import EventStream
+from guest_svc.window import Window
 from tests.plugins.guest_service import NAME, serving
 from tests.plugins.test_check_workload import SCHEMA
 
@@ -74,7 +74,7 @@ def test_one_that_disregards_the_window_is_seen(
     stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It sends on while nothing is answered."""
-    monkeypatch.setattr(EventStream, "_has_room", lambda _stream, _end: True)
+    monkeypatch.setattr(Window, "has_room", lambda _window, _end: True)
     with serving(tmp_path) as address:
         found = check(stand, address)
     assert "bounded" in failed(found)
