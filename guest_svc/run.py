@@ -21,7 +21,7 @@ from guest_svc.results import (
     throughput,
     vendor_name,
 )
-from guest_svc.sessions import QUIET, Talk, stream_workload
+from guest_svc.sessions import QUIET, Talk, refuse_resume, stream_workload
 from guest_svc.workloads import find_workload
 from guest_svc.workloads.base import Workload, near_matches
 
@@ -58,6 +58,8 @@ def compare(
     ``talk`` and ``resume`` are those of ``sessions.stream_workload``; ``earlier`` is a finished session whose
     report is set beside.
     """
+    if resume:
+        refuse_resume(workload)  # before anybody is asked
     price_lists = hypervisor.price_lists()
     for name in plan.price_names:
         if name not in price_lists:

@@ -98,16 +98,21 @@ def load_source(source: str, *, must_be_recorded: bool = False) -> "Callable[[],
         return load_named(source)
     if _is_path(source):
         return partial(_trace, source)
-    return load_named_workload(source)
+    return _load_named(source)
 
 
-def load_named_workload(name: str) -> "Callable[[], WorkloadSource]":
-    """Load the workload of a name, ours or an installed package's, as ``load_source`` does; never a file.
+def find_named(name: str) -> "WorkloadSource":
+    """Return the workload that is listed by a name; never a file, whatever there is beside us.
 
     Raises:
-        BadInput: There is none, or it cannot be loaded.
+        UnknownWorkload: There is none.
+        BadInput: It is an installed package's, and cannot be used.
 
     """
+    return _load_named(name)()
+
+
+def _load_named(name: str) -> "Callable[[], WorkloadSource]":
     from guest_svc.plugins import load_installed, plugin_names  # noqa: PLC0415
     from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 

@@ -141,6 +141,13 @@ def test_a_guest_that_asks_is_not_resumed(stand: Stand) -> None:
         stream_workload(stand.hypervisor, asking(), lanes("kvm-6.14"), QUIET, "any session")
 
 
+def test_the_command_refuses_to_resume_it_too(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """At once, though nobody is there who could be asked."""
+    text = write("reads_outcomes = True\ndef generate(self):\n    yield events(kinds=7)")
+    assert main(["run", text, "--resume", "any", "--hypervisor", "unix:/nobody/is/here"]) == BAD_INPUT
+    assert capsys.readouterr().err.startswith("guest-svc: --resume: mine acts on what its events showed")
+
+
 def test_only_a_guest_that_asks_is_sent_outcomes() -> None:
     """An open loop pays for no answers."""
     levels = {True: outcome_pb2.OUTCOME_LEVEL_REFERENCE, False: outcome_pb2.OUTCOME_LEVEL_SUMMARY}

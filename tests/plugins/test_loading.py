@@ -13,7 +13,7 @@ from exitlab.command_line import BAD_INPUT
 from guest_svc.cli import main
 from guest_svc.errors import BadInput
 from guest_svc.plugins import installed, plugin_names
-from guest_svc.sources import SourceChoice, find_source, list_workloads, load_named_workload, open_source
+from guest_svc.sources import SourceChoice, find_named, find_source, list_workloads, open_source
 from tests.plugins.conftest import HEAD, Write
 
 ONE_EVENT = "def generate(self):\n    yield events(kinds=EventKind.CPUID)"
@@ -72,6 +72,12 @@ BROKEN: list[tuple[str, str, str]] = [
     ),
     ("def (", ":Mine", r"importing it: SyntaxError: .* \(mine\.py, line \d+\)"),
     ("import no_such_module_at_all", ":Mine", r"importing it: ModuleNotFoundError: .*\(mine\.py, line \d+\)"),
+    (
+        "class Rude(Exception):\n    def __str__(self): raise self\nraise Rude",
+        ":Mine",
+        "Rude: without a message",
+    ),
+    ("\x00", ":Mine", r"^mine\.py: importing it: SyntaxError: source code .* null bytes"),
     ("1 // 0", ":Mine", r"importing it: ZeroDivisionError: .* \(mine\.py, line \d+\)"),
     ("import sys\nsys.exit(0)", ":Mine", r"importing it: SystemExit: 0 \(mine\.py, line \d+\)"),
     ("import json\njson.loads('{')", ":Mine", r"importing it: JSONDecodeError: .* \(mine\.py, line \d+\)"),
@@ -184,7 +190,7 @@ def test_a_broken_one_is_named_and_stops_nothing_else(
         "workload gone: 2 packages have this name: bad 1.0, twin 1.0",
         "workload idle: bad 1.0: the name idle is taken by a workload of ours",
         "workload lacks: bad 1.0: no class Nobody; its classes are Theirs",
-        "workload raises: importing it: ZeroDivisionError: integer division or modulo by zero (",
+        "workload raises: module theirs_raises: importing it: ZeroDivisionError: integer division",
         "workload renamed: the class calls itself 'theirs': the two names have to be one",
     ]
     assert len(warnings) == len(expected)
@@ -215,8 +221,8 @@ def test_a_name_from_elsewhere_is_never_a_file(write: Write) -> None:
     text = write(ONE_EVENT)
     for source in (text, "mine:Mine", "mine.py"):
         with pytest.raises(BadInput, match=r"^no workload "):
-            load_named_workload(source)
-    assert load_named_workload("idle")().name == "idle"
+            find_named(source)
+    assert find_named("idle").name == "idle"
 
 
 def test_our_names_cost_no_look_at_packages() -> None:
