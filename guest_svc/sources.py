@@ -97,6 +97,8 @@ def load_source(source: str, *, must_be_recorded: bool = False) -> "Callable[[],
 
         return load_named(source)
     if _is_path(source):
+        if source.endswith(".py") and not must_be_recorded:
+            raise BadInput(f"{source}: say which class, after a colon: {source}:CLASS")
         return partial(_trace, source)
     return _load_named(source)
 
@@ -127,8 +129,6 @@ def _load_named(name: str) -> "Callable[[], WorkloadSource]":
 def _trace(source: str) -> "WorkloadSource":
     from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
 
-    if source.endswith(".py"):
-        raise BadInput(f"{source}: say which class, after a colon: {source}:CLASS")
     _check_file(source)
     return CaptureSource(Path(source))
 

@@ -118,7 +118,8 @@ def formatted(document: dict[str, Any], output: str) -> str:
         return json.dumps(document, indent=2) + "\n"
     musts = document["musts"]
     width = max(len(must["name"]) for must in musts)
-    lines = [document["subject"], ""]
+    workload = f", workload {document['workload']}" if "workload" in document else ""
+    lines = [f"{document['subject']}{workload}", ""]
     for must in musts:
         result = "FAIL" if must["result"] == Result.FAIL else must["result"]
         lines.append(f"{result:7}  {must['name']:{width}}  {must['must']}")

@@ -18,7 +18,6 @@ from guest_svc.workloads.base import BadParameter, Parameter
 
 _CUTS: Final = (1, 7, 1_000)  # events of a block
 _STOPS: Final = 8  # yields after which a run is left
-_OPEN: Final = "it acts on no outcomes"
 
 
 class _Left(Exception):
@@ -35,8 +34,8 @@ def _facts(subject: Subject) -> str:
     made = subject.make()
     columns = ", ".join(column.name.lower() for column in made.columns)
     return (
-        f"{made.vcpus} vCPUs on {made.physical_cpus} CPUs, {made.clock_hertz:,} Hz, columns {columns}; "
-        f"{'acts on outcomes' if made.reads_outcomes else _OPEN}"
+        f"vcpus {made.vcpus}, physical_cpus {made.physical_cpus}, clock_hertz {made.clock_hertz:,}, columns "
+        f"{columns}; it acts on {'outcomes' if made.reads_outcomes else 'no outcomes'}"
     )
 
 
