@@ -54,7 +54,7 @@ def load_named(text: str) -> Finder:
         AuthorError: It cannot be loaded.
 
     """
-    with _told():
+    with _told(f"{text}: "):
         plugin = plugins.load(text)
     return lambda: _checked(plugin)
 

@@ -131,7 +131,7 @@ def _module(name: str) -> ModuleType:
     if parent is None:
         raise PluginError(f"no module {name}")
     home = Path(parent.origin or ".").resolve()
-    with blamed(home.parent if home.name == "__init__.py" else home, f"module {name}: importing it"):
+    with blamed(home.parent if home.name == "__init__.py" else home, "importing it"):
         return importlib.import_module(name)
 
 
@@ -146,7 +146,7 @@ def _file_module(path: Path) -> ModuleType:
     """Load a file as a script is loaded, under a name that hides no module."""
     if not path.is_file():
         raise PluginError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
-    given, path = path, path.resolve()
+    path = path.resolve()
     name = f"_exitlab_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # as it ends in .py
@@ -159,7 +159,7 @@ def _file_module(path: Path) -> ModuleType:
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.modules[name] = module
     try:
-        with blamed(path.parent, f"{given}: importing it"):
+        with blamed(path.parent, "importing it"):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]

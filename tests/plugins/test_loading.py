@@ -77,7 +77,7 @@ BROKEN: list[tuple[str, str, str]] = [
         ":Mine",
         "Rude: without a message",
     ),
-    ("\x00", ":Mine", r"^mine\.py: importing it: SyntaxError: source code .* null bytes"),
+    ("\x00", ":Mine", r"^\./mine\.py:Mine: importing it: SyntaxError: source code .* null bytes"),
     ("1 // 0", ":Mine", r"importing it: ZeroDivisionError: .* \(mine\.py, line \d+\)"),
     ("import sys\nsys.exit(0)", ":Mine", r"importing it: SystemExit: 0 \(mine\.py, line \d+\)"),
     ("import json\njson.loads('{')", ":Mine", r"importing it: JSONDecodeError: .* \(mine\.py, line \d+\)"),
@@ -119,9 +119,9 @@ def test_one_that_cannot_be_used_is_refused_in_a_line(
 
 
 NO_SUCH = [
-    ("./no.py:Mine", r"^no\.py: no such file$"),
-    ("no_such_module_here:Mine", r"^no module no_such_module_here$"),
-    ("__main__:Mine", "^no module __main__$|no class Mine"),
+    ("./no.py:Mine", r"^\./no\.py:Mine: no\.py: no such file$"),
+    ("no_such_module_here:Mine", r"^no_such_module_here:Mine: no module no_such_module_here$"),
+    ("__main__:Mine", "no module __main__$|no class Mine"),
     ("capture:Mine", "^no workload 'capture:Mine'; "),
     ("idl", r"^no workload 'idl'; did you mean idle\?$"),
 ]
@@ -190,7 +190,7 @@ def test_a_broken_one_is_named_and_stops_nothing_else(
         "workload gone: 2 packages have this name: bad 1.0, twin 1.0",
         "workload idle: bad 1.0: the name idle is taken by a workload of ours",
         "workload lacks: bad 1.0: no class Nobody; its classes are Theirs",
-        "workload raises: module theirs_raises: importing it: ZeroDivisionError: integer division",
+        "workload raises: importing it: ZeroDivisionError: integer division",
         "workload renamed: the class calls itself 'theirs': the two names have to be one",
     ]
     assert len(warnings) == len(expected)
