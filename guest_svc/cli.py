@@ -7,8 +7,9 @@ is started before the guest imports numpy and grpc.
 from __future__ import annotations
 
 import argparse
+import os
 
-from exitlab.command_line import CHECK_FAILED, run_command, tell, write_output
+from exitlab.command_line import CHECK_FAILED, TRACEBACK_VARIABLE, run_command, tell, write_output
 from guest_svc.connection import checked_address, chosen_tls
 from guest_svc.errors import BadInput, GaveUp, GuestError
 from guest_svc.options import DEFAULT_PRICES, make_parser
@@ -37,6 +38,10 @@ def _told(options: argparse.Namespace) -> int:
     try:
         code: int = options.command(options)
     except GuestError as error:
+        if error.__cause__ is not None and os.environ.get(TRACEBACK_VARIABLE):
+            import traceback  # noqa: PLC0415  (only where it is asked for)
+
+            traceback.print_exception(error.__cause__)
         tell("guest-svc", error)
         return error.exit_code
     return code
@@ -111,7 +116,12 @@ def _compare(options: argparse.Namespace) -> int:
         )
         sessions = options.resume or "", options.earlier or ""
         told = partial(tell, "guest-svc")
-        note = SessionNote(options.session_file, told, is_resumed=bool(options.resume))
+        note = SessionNote(
+            options.session_file,
+            told,
+            is_resumed=bool(options.resume),
+            can_resume=not workload.reads_outcomes,
+        )
         # A private hypervisor ends with its guest, and so do its sessions.
         talk = Talk(told, note.take) if options.hypervisor else QUIET
         try:
@@ -142,7 +152,9 @@ def _workloads(options: argparse.Namespace) -> int:
 
     from guest_svc import sources  # noqa: PLC0415  (imports the workloads)
 
-    workloads = sources.list_workloads()
+    workloads, warnings = sources.list_workloads()
+    for warning in warnings:
+        tell("guest-svc", f"warning: {warning}")
     if options.output == "json":
         write_output(json.dumps({"workloads": workloads}, indent=2) + "\n")
     else:
@@ -187,6 +199,30 @@ def _serve(options: argparse.Namespace) -> int:
     from guest_svc.service.command import serve  # noqa: PLC0415  (starts what it needs before it imports)
 
     return serve(options)
+
+
+def _check_workload(options: argparse.Namespace) -> int:
+    """Try whether a workload, or a guest service at an address, keeps what it must."""
+    parameters = parse_assignments(options.parameter)
+    if not options.source and not options.address:
+        raise BadInput("check-workload: say which workload, or with --address which service")
+    options.hypervisor = options.address  # what the options of TLS are for
+    address, tls = options.address and checked_address(options.address, "--address "), chosen_tls(options)
+    with _command():
+        import gc  # noqa: PLC0415
+
+        from guest_svc.check import command, musts  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc.check.stand import Stand  # noqa: PLC0415
+        from guest_svc.sources import load_source  # noqa: PLC0415
+
+        gc.enable()
+        run = (parameters, options.seed, options.events)
+        if address:
+            document = command.check_service(Stand(), address, tls, options.source, *run)
+        else:
+            document = command.check_workload(Stand(), options.source, load_source(options.source), *run)
+        write_output(musts.formatted(document, options.output))
+    return CHECK_FAILED if document["failed"] else 0
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
@@ -250,4 +286,5 @@ _COMMANDS = {
     "demo": _demo,
     "conform": _conform,
     "serve": _serve,
+    "check-workload": _check_workload,
 }

@@ -39,8 +39,11 @@ _tell = partial(tell, "guest-svc")
 class EmbeddedHypervisor:
     """A hypervisor of our own; ``address`` blocks until it listens."""
 
-    def __init__(self, *, warn: Callable[[str], None] = _tell) -> None:
-        """Start the subprocess and return at once; ``warn`` is told what it warns of."""
+    def __init__(self, *options: str, warn: Callable[[str], None] = _tell) -> None:
+        """Start the subprocess with more ``options`` of ``serve``, and return at once.
+
+        ``warn`` is told what it warns of.
+        """
         self._warn = warn
         child_end, self._our_end = os.pipe()
         self._folder: str | None = None
@@ -54,7 +57,7 @@ class EmbeddedHypervisor:
         self._drainer: threading.Thread | None = None
         try:
             self._process = subprocess.Popen(
-                _command(listen, child_end, self._folder),
+                [*_command(listen, child_end, self._folder), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

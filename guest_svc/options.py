@@ -21,6 +21,7 @@ HYPERVISOR_VARIABLE = "EXITLAB_HYPERVISOR"
 DEFAULT_RETRY_SECONDS = 60.0
 DEFAULT_LISTEN = "127.0.0.1:50552"
 SERVICE_TLS_FLAG = "--hypervisor-tls"  # a service has a certificate of its own
+_SOURCE = "a workload, ./FILE.py:CLASS, MODULE:CLASS, capture:NAME of a shipped trace, or the file of one"
 
 
 def make_parser(commands: Mapping[str, Command], chosen: str = "") -> argparse.ArgumentParser:
@@ -34,11 +35,11 @@ def make_parser(commands: Mapping[str, Command], chosen: str = "") -> argparse.A
 
     run = add.add_parser("run", help="run a source under one policy")
     run.set_defaults(command=commands["run"])
-    _add_source(run, "a workload, capture:NAME of a shipped trace, or the file of one", (DEFAULT_POLICY,))
+    _add_source(run, _SOURCE, (DEFAULT_POLICY,))
 
     compare = add.add_parser("compare", help="run a source under several policies in one pass")
     compare.set_defaults(command=commands["compare"])
-    _add_source(compare, "a workload, capture:NAME of a shipped trace, or the file of one", COMPARED_POLICIES)
+    _add_source(compare, _SOURCE, COMPARED_POLICIES)
 
     replay = add.add_parser("replay", help="compare policies on a recorded trace")
     replay.set_defaults(command=commands["compare"])
@@ -52,6 +53,22 @@ def make_parser(commands: Mapping[str, Command], chosen: str = "") -> argparse.A
     demo = add.add_parser("demo", help="run the main comparisons and say what they show")
     demo.set_defaults(command=commands["demo"])
     _add_hypervisor(demo)
+
+    check = add.add_parser(
+        "check-workload", help="try whether a workload, or a guest service, keeps what it must"
+    )
+    check.set_defaults(command=commands["check-workload"])
+    help_text = "./FILE.py:CLASS, MODULE:CLASS or a name; with --address the name of a workload there"
+    check.add_argument("source", metavar="SOURCE", nargs="?", help=help_text)
+    help_text = "a running guest service, on this machine: host:port or unix:PATH"
+    check.add_argument("--address", metavar="ADDR", help=help_text)
+    _add_parameter(check)
+    check.add_argument(
+        "--events", type=int, metavar="N", help="events of a run (default: what takes little time)"
+    )
+    check.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
+    add_tls_options(check)
+    check.add_argument("--output", choices=("text", "json"), default="text", help="(default text)")
 
     conform = add.add_parser("conform", help="check policies against files of vectors")
     conform.set_defaults(command=commands["conform"])
@@ -89,14 +106,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Sequence[str]) -> None:
     parser.set_defaults(must_be_recorded=False)
     parser.add_argument("source", metavar="SOURCE", help=help_text)
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a parameter of the workload; may be repeated",
-    )
+    _add_parameter(parser)
     _add_policies(parser, policies)
     parser.add_argument("--vendor", choices=("vmx", "svm"), default="vmx", help="(default vmx)")
     parser.add_argument(
@@ -125,6 +135,17 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     )
     _add_hypervisor(parser)
     _add_output(parser)
+
+
+def _add_parameter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter of the workload; may be repeated",
+    )
 
 
 def _add_policies(parser: argparse.ArgumentParser, defaults: Sequence[str]) -> None:

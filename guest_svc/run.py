@@ -22,7 +22,7 @@ from guest_svc.results import (
     throughput,
     vendor_name,
 )
-from guest_svc.sessions import QUIET, Streamed, Talk, stream_workload
+from guest_svc.sessions import QUIET, Streamed, Talk, refuse_resume, stream_workload
 from guest_svc.workloads import find_workload
 from guest_svc.workloads.base import Workload, near_matches
 
@@ -113,6 +113,8 @@ def compare(
     ``talk`` and ``resume`` are those of ``sessions.stream_workload``; ``earlier`` is a finished session whose
     report is set beside.
     """
+    if resume:
+        refuse_resume(workload)  # before anybody is asked
     price_lists = find_price_lists(hypervisor, plan.price_names)
     chosen = resolve_policies(hypervisor, plan.policies, plan.vendor)
     if plan.has_ranges and IGNORE_POLICY not in chosen:
@@ -123,7 +125,7 @@ def compare(
     session_id, report = ran.streamed.session_id, ran.streamed.report
     # A generated guest's cycles are of its own clock; a recording has instructions, and the list's clock.
     clocks = {
-        name: price_lists[name].clock_hertz if workload.is_recorded else workload.clock_hertz
+        name: workload.clock_hertz if workload.has_own_clock else price_lists[name].clock_hertz
         for name in plan.price_names
     }
     document = compare_document(

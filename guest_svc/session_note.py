@@ -12,11 +12,22 @@ from guest_svc.errors import BadInput
 class SessionNote:
     """Tells a session's id to the file that was asked for, else to people at a terminal, else to nobody."""
 
-    def __init__(self, file: str | None, tell: Callable[[str], None], *, is_resumed: bool = False) -> None:
-        """Note ids in ``file``, if there is one; whoever resumes a session need not be told its id."""
+    def __init__(
+        self,
+        file: str | None,
+        tell: Callable[[str], None],
+        *,
+        is_resumed: bool = False,
+        can_resume: bool = True,
+    ) -> None:
+        """Note ids in ``file``, if there is one; whoever resumes a session need not be told its id.
+
+        Of a guest that acts on outcomes nobody ``can_resume`` the session: no way on is told.
+        """
         self._file = Path(file) if file else None
         self._tell = tell
         self._is_resumed = is_resumed
+        self._can_resume = can_resume
         self._session_id = ""
 
     def take(self, session_id: str) -> None:
@@ -32,13 +43,13 @@ class SessionNote:
                 _write(self._file, f"{session_id}\n")
             except OSError as error:
                 raise BadInput(f"--session-file {self._file}: {error.strerror}") from error
-        elif sys.stderr.isatty() and not self._is_resumed:
+        elif sys.stderr.isatty() and self._can_resume and not self._is_resumed:
             self._tell(f"should this guest end early, --resume={session_id} goes on")
 
     @property
     def way_on(self) -> str:
         """How to go on with a run that was given up; empty where nobody knows the id."""
-        if not self._session_id:
+        if not self._session_id or not self._can_resume:
             return ""
         if self._file is not None:
             known = f"--resume with the id in {self._file}"

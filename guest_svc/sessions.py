@@ -1,11 +1,16 @@
 """A source's events in a session: one of its own, or one that an earlier guest has left.
 
+Open and closed loops are run alike: a source yields a block, and is sent what came of it. That is nothing for
+one that does not ask, so its blocks go out as fast as the window allows; one that acts on outcomes waits for
+those of each block.
+
 A restarted guest has nothing but its source. It can go on with a session if the source says the same
 again, which the running digests prove: those of what it makes anew, and those of what the hypervisor has
-applied. Every source here is such a one; a guest that acts on outcomes cannot be resumed.
+applied. A guest that acts on outcomes is none such: what it would have done next has gone with it.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -13,9 +18,10 @@ from exitlab.blocks import ColumnCrcs
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
 from guest_svc.errors import BadInput
 from guest_svc.hypervisor import Hypervisor, wire_text
+from guest_svc.outcomes import ArrivingOutcomes
 from guest_svc.progress import Progress
 from guest_svc.stream import EventStream
-from guest_svc.workloads.base import Workload
+from guest_svc.workloads.base import BLOCK_EVENTS, Workload, WorkloadError
 
 _LABEL_CHARACTERS: Final = 200  # a server refuses longer ones
 
@@ -76,12 +82,16 @@ def stream_workload(
     lanes: Sequence[policy_pb2.Lane],
     talk: Talk,
     resume: str = "",
+    block_events: int = BLOCK_EVENTS,
 ) -> Streamed:
     """Stream all events of a source in a session, which is new unless ``resume`` names one.
 
-    Whoever has a session's id can resume it, so that is told before any event.
+    Whoever has a session's id can resume it, so that is told before any event. The source is asked for blocks
+    of ``block_events``; the stream cuts them to what the hypervisor takes.
     """
-    config = _config(workload, lanes)
+    if resume:
+        refuse_resume(workload)
+    config = session_config(workload, lanes)
     if resume:
         session, status = _left_session(hypervisor, resume, config)
         talk.on_session(resume)
@@ -96,18 +106,65 @@ def stream_workload(
             progress.cut()
             talk.tell(f"{why}; trying to go on")
 
+        arriving = ArrivingOutcomes(len(lanes)) if workload.reads_outcomes else None
         with EventStream(
-            hypervisor, session, workload.columns, on_cut=cut, is_resumed=bool(resume)
+            hypervisor,
+            session,
+            workload.columns,
+            None if arriving is None else arriving.take,
+            on_cut=cut,
+            is_resumed=bool(resume),
         ) as stream:
             talk.on_stream(stream)
-            for block in workload.blocks():
-                stream.send(block)
-                progress.update(stream.applied_events)
-            report = stream.finish()
+            try:
+                _carry(workload, block_events, stream, arriving, progress)
+                report = stream.finish()
+            except BadInput as refused:
+                if resume or isinstance(refused, WorkloadError):
+                    raise  # it says whose it is
+                raise BadInput(f"{workload.told_as}: {refused}") from refused
     return Streamed(session.session_id, report, stream.reconnects)
 
 
-def _config(workload: Workload, lanes: Sequence[policy_pb2.Lane]) -> hypervisor_pb2.SessionConfig:
+def refuse_resume(workload: Workload) -> None:
+    """Refuse to go on with the session of an earlier guest that acted on outcomes.
+
+    Raises:
+        BadInput: the workload does.
+
+    """
+    if workload.reads_outcomes:
+        raise BadInput(
+            f"--resume: {workload.name} acts on what its events showed, and what it would have done next has "
+            "gone with the guest that ended: start a new session"
+        )
+
+
+def _carry(
+    workload: Workload,
+    block_events: int,
+    stream: EventStream,
+    arriving: ArrivingOutcomes | None,
+    progress: Progress,
+) -> None:
+    """Send all that a workload yields, and answer each block with its outcomes if they are wanted."""
+    with closing(workload.blocks(block_events)) as blocks:
+        block = next(blocks, None)
+        while block is not None:
+            stream.send(block)
+            outcomes = None
+            if arriving is not None:
+                stream.wait_until_applied()
+                outcomes = arriving.of(len(block))
+            progress.update(stream.applied_events)
+            try:
+                block = blocks.send(outcomes)
+            except StopIteration:
+                block = None
+
+
+def session_config(workload: Workload, lanes: Sequence[policy_pb2.Lane]) -> hypervisor_pb2.SessionConfig:
+    """Return what a session of a workload under ``lanes`` is created with."""
     is_computed = workload.computed_breakpoints
     return hypervisor_pb2.SessionConfig(
         lanes=lanes,
@@ -120,7 +177,9 @@ def _config(workload: Workload, lanes: Sequence[policy_pb2.Lane]) -> hypervisor_
         else hypervisor_pb2.BREAKPOINT_MODE_RECORDED,
         leading_vendor=lanes[0].vendor,
         leading_features=lanes[0].features,
-        outcome_level=outcome_pb2.OUTCOME_LEVEL_SUMMARY,
+        outcome_level=outcome_pb2.OUTCOME_LEVEL_REFERENCE
+        if workload.reads_outcomes
+        else outcome_pb2.OUTCOME_LEVEL_SUMMARY,
         label=session_label(workload.name),
     )
 

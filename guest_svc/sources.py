@@ -1,16 +1,23 @@
-"""What a SOURCE on the command line stands for: a workload's name, or the file of a recorded trace."""
+"""What a SOURCE on the command line stands for.
+
+The name of a workload, of ours or of an installed package; a class of one's own, as ``./file.py:Class`` or
+``module:Class``; or the file of a recorded trace. A name of ours is never a file or somebody else's.
+"""
 
 import csv
 import io
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from os.path import isfile  # Path.is_file raises for a name that is too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exitlab.plugins import is_plugin
 from guest_svc.errors import BadInput
+from guest_svc.workloads import CAPTURE_PREFIX, unknown_workload
 
 if TYPE_CHECKING:
     from guest_svc.workloads.base import Workload, WorkloadSource
@@ -38,7 +45,7 @@ def open_source(choice: SourceChoice, found: "WorkloadSource | None" = None) -> 
 
     """
     if found is None:
-        found = _find(choice.source, must_be_recorded=choice.must_be_recorded)
+        found = find_source(choice.source, must_be_recorded=choice.must_be_recorded)
     if choice.must_be_recorded and not found.is_recorded:
         raise BadInput(f"{choice.source}: a generated workload, not a recorded trace; use run or compare")
     parameters = dict(choice.parameters)
@@ -54,10 +61,47 @@ def open_source(choice: SourceChoice, found: "WorkloadSource | None" = None) -> 
     if choice.seed is not None and found.is_recorded:
         raise BadInput(f"{choice.source}: --seed is for generated workloads; this one is recorded")
     made = found.make(parameters, choice.seed or 0, choice.events)
-    if not made.total_events:
+    if made.total_events == 0:
         skipped = ", ".join(f"{count:,} {kind}" for kind, count in made.skipped.items())
         raise BadInput(f"{choice.source}: none of its {made.records:,} records is an event: {skipped}")
     return made
+
+
+def find_source(source: str, *, must_be_recorded: bool = False) -> "WorkloadSource":
+    """Return what a source stands for; a trace is not read yet.
+
+    Raises:
+        BadInput: It stands for nothing, or for a plug-in that cannot be used.
+
+    """
+    return load_source(source, must_be_recorded=must_be_recorded)()
+
+
+def load_source(source: str, *, must_be_recorded: bool = False) -> "Callable[[], WorkloadSource]":
+    """Load what a source stands for; what a plug-in declares is checked when the result is called.
+
+    Raises:
+        BadInput: It stands for nothing, or for a plug-in that cannot be loaded.
+
+    """
+    # numpy is imported here, while an embedded hypervisor is already starting.
+    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
+
+    names = workload_names()
+    shipped = f"capture:{source}"
+    if must_be_recorded and shipped in names:
+        return partial(find_workload, shipped)
+    if source in names or source.startswith(CAPTURE_PREFIX):
+        return partial(find_workload, source)
+    if is_plugin(source) and not isfile(source):
+        from guest_svc.plugins import load_named  # noqa: PLC0415
+
+        return load_named(source)
+    if _is_path(source):
+        if source.endswith(".py") and not must_be_recorded:
+            raise BadInput(f"{source}: say which class, after a colon: {source}:CLASS")
+        return partial(_trace, source)
+    return _load_named(source)
 
 
 def find_named(name: str) -> "WorkloadSource":
@@ -65,28 +109,29 @@ def find_named(name: str) -> "WorkloadSource":
 
     Raises:
         UnknownWorkload: There is none.
+        BadInput: It is an installed package's, and cannot be used.
 
     """
-    from guest_svc.workloads import find_workload  # noqa: PLC0415  (imports numpy)
-
-    return find_workload(name)
+    return _load_named(name)()
 
 
-def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
-    """Return what a source stands for: a name of ours is that, whatever files there are beside it."""
-    # numpy is imported here, while an embedded hypervisor is already starting.
+def _load_named(name: str) -> "Callable[[], WorkloadSource]":
+    from guest_svc.plugins import load_installed, plugin_names  # noqa: PLC0415
     from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 
-    names = workload_names()
-    shipped = f"capture:{source}"
-    if must_be_recorded and shipped in names:
-        return find_workload(shipped)
-    if source not in names and _is_path(source):
-        from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
+    if name in workload_names():
+        return partial(find_workload, name)
+    found = load_installed(name)
+    if found is None:
+        raise unknown_workload(name, (*workload_names(), *plugin_names()))
+    return found
 
-        _check_file(source)
-        return CaptureSource(Path(source))
-    return find_workload(source)
+
+def _trace(source: str) -> "WorkloadSource":
+    from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
+
+    _check_file(source)
+    return CaptureSource(Path(source))
 
 
 def _is_path(source: str) -> bool:
@@ -106,40 +151,49 @@ def _check_file(source: str) -> None:
         raise BadInput(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
-def list_workloads() -> list[dict[str, Any]]:
-    """Return every workload with its parameters, as ``workloads --output json`` lists them."""
-    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415  (imports numpy)
+def list_workloads() -> tuple[list[dict[str, Any]], list[str]]:
+    """Return every workload with its parameters, as ``workloads --output json`` lists them.
 
-    listed = []
-    for name in workload_names():
-        found = find_workload(name)
-        parameters = [
-            {
-                "name": parameter.name,
-                "type": parameter.type_name,
-                "default": parameter.default,
-                "unit": parameter.unit,
-                "range": parameter.range_text,
-                "summary": parameter.summary,
-            }
-            for parameter in found.parameters
-        ]
-        facts = {
-            "name": name,
-            "summary": found.summary,
-            "is_recorded": found.is_recorded,
-            "documentation": found.documentation,
-            "api_version": found.api_version,
+    What is wrong with installed ones that cannot be used is returned beside.
+    """
+    from guest_svc.plugins import installed  # noqa: PLC0415  (imports numpy)
+    from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
+
+    offered = installed()
+    ours = [_listed(find_workload(name), name) for name in workload_names()]
+    theirs = [_listed(found, name, found.author.plugin.origin) for name, found in offered.sources.items()]
+    return ours + theirs, list(offered.warnings)
+
+
+def _listed(found: "WorkloadSource", name: str, package: str | None = None) -> dict[str, Any]:
+    parameters = [
+        {
+            "name": parameter.name,
+            "type": parameter.type_name,
+            "default": parameter.default,
+            "unit": parameter.unit,
+            "range": parameter.range_text,
+            "summary": parameter.summary,
         }
-        listed.append({**facts, "parameters": parameters})
-    return listed
+        for parameter in found.parameters
+    ]
+    return {
+        "name": name,
+        "summary": found.summary,
+        "is_recorded": found.is_recorded,
+        "documentation": found.documentation,
+        "api_version": found.api_version,
+        "package": package,
+        "parameters": parameters,
+    }
 
 
 def list_text(workloads: Sequence[Mapping[str, Any]]) -> str:
     """Return the workloads for people."""
     lines = []
     for workload in workloads:
-        lines.append(f"{workload['name']}: {workload['summary']}")
+        package = f" [{workload['package']}]" if workload["package"] else ""
+        lines.append(f"{workload['name']}: {workload['summary']}{package}")
         lines += [
             f"  {parameter['name']}={parameter['default']} ({parameter['unit']}): {parameter['summary']}"
             for parameter in workload["parameters"]

@@ -8,7 +8,7 @@ neither an event nor a record. Exceptions come as events: breakpoints are not co
 What the recorder leaves unsaid of debug registers is settled in ``debug_history``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from exitlab.events import Column, EventColumns
+from exitlab.events import Column
 from guest_svc.traces.debug_history import debug_history, initial_state
 from guest_svc.traces.recorded_events import (
     EVENT_OF,
@@ -29,6 +29,7 @@ from guest_svc.traces.records import ByVcpu, Records, kind_name, read_records
 from guest_svc.workloads.base import (
     API_VERSION,
     BLOCK_EVENTS,
+    Blocks,
     Parameter,
     Workload,
     check_run,
@@ -47,9 +48,11 @@ class CaptureTrace(Workload):
     """A recorded trace, read and turned into events."""
 
     is_recorded = True
+    has_own_clock = False
     parameters = PARAMETERS
     computed_breakpoints = False
     clock_hertz = RECORDED_HERTZ
+    total_events: int
     #: Guest instructions, by the recorder's count.
     instructions: int
 
@@ -87,7 +90,7 @@ class CaptureTrace(Workload):
             self.columns, state_columns(state), event_columns(records, taken, history), cycles, rest
         )
 
-    def blocks(self, block_events: int = BLOCK_EVENTS) -> Iterator[EventColumns]:
+    def blocks(self, block_events: int = BLOCK_EVENTS) -> Blocks:
         """Yield all rows from the start, at most ``block_events`` at a time."""
         for start in range(0, len(self._rows), block_events):
             yield self._rows.rows(start, min(start + block_events, len(self._rows)))

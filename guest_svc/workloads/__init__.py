@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Final
 
@@ -30,6 +31,7 @@ __all__ = [
     "WorkloadError",
     "WorkloadSource",
     "find_workload",
+    "unknown_workload",
     "workload_names",
 ]
 
@@ -64,7 +66,12 @@ def find_workload(name: str) -> WorkloadSource:
         return source
     known = workload_names()
     if name not in known:
-        raise UnknownWorkload(f"no workload {name!r}; {near_matches(name, known)}")
+        raise unknown_workload(name, known)
     from guest_svc.captures import shipped_capture  # noqa: PLC0415  (imports numpy)
 
     return shipped_capture(name.removeprefix(CAPTURE_PREFIX))
+
+
+def unknown_workload(name: str, known: Iterable[str]) -> UnknownWorkload:
+    """Return what is said of a name that is none of those ``known``."""
+    return UnknownWorkload(f"no workload {name!r}; {near_matches(name, known)}")

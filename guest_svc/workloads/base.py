@@ -18,21 +18,24 @@ import difflib
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TypeAlias
 
 from guest_svc.errors import BadInput
 
 if TYPE_CHECKING:
     from exitlab.events import Column, EventColumns
+    from guest_svc.outcomes import Outcomes
 
-API_VERSION: Final = 1  # of the interface that workloads are written for
+API_VERSION: Final = 1  # of the interface that workloads are written for, see guest_svc/api.py
 BLOCK_EVENTS: Final = 65_536  # most events of a block unless said otherwise
 SEED_LIMIT: Final = 1 << 64
 
 Value = int | float | bool | str
+#: Blocks of events. If their source reads outcomes, it is sent those of each block that it has yielded.
+Blocks: TypeAlias = "Generator[EventColumns, Outcomes | None, None]"
 
 _BOOLEANS: Final = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 
@@ -167,13 +170,18 @@ class Workload(ABC):
     """A source of events, made and ready to run.
 
     The same name, parameters, seed and number of events give byte for byte the same columns, however
-    the blocks are cut and however often ``blocks`` is called.
+    the blocks are cut and however often ``blocks`` is called; of a source that reads outcomes, if those are
+    the same.
     """
 
     name: str
     summary: str
     parameters: tuple[Parameter, ...]
     is_recorded: ClassVar[bool] = False
+    #: Whether ``clock_hertz`` is the guest's own; else a price list's clock is taken.
+    has_own_clock: ClassVar[bool] = True
+    #: Whether it acts on what its events showed (a closed loop): ``blocks`` is sent each block's outcomes.
+    reads_outcomes: bool = False
 
     #: The columns of every block, ascending.
     columns: tuple[Column, ...]
@@ -185,8 +193,9 @@ class Workload(ABC):
     computed_breakpoints: bool = True
     clock_hertz: int
     seed: int
-    #: Events of the guest and its host; neither ADVANCE nor unrecorded events are among them.
-    total_events: int
+    #: Events of the guest and its host; neither ADVANCE nor unrecorded events are among them. None where that
+    #: is not known before ``blocks`` has ended; then it is final, as are records and skipped.
+    total_events: int | None
     #: Rows before the first event that set the guest's state as the trace found it.
     unrecorded_events: int = 0
     #: What a trace recorded; of a generated workload, its events.
@@ -195,8 +204,18 @@ class Workload(ABC):
     skipped: dict[str, int]
     parameters_used: dict[str, object]
 
+    @property
+    def told_as(self) -> str:
+        """What it is called in an error of its own."""
+        return self.name
+
+    @property
+    def fraction_read(self) -> float | None:
+        """How much of the source is read, 0 to 1, for a progress bar; None where nobody knows."""
+        return None
+
     @abstractmethod
-    def blocks(self, block_events: int = BLOCK_EVENTS) -> Iterator[EventColumns]:
+    def blocks(self, block_events: int = BLOCK_EVENTS) -> Blocks:
         """Yield all rows from the start, at most ``block_events`` at a time."""
 
 
@@ -234,6 +253,7 @@ class WorkloadSource(Protocol):
 class GeneratedWorkload(Workload):
     """A workload made from parameters and a seed; name, summary and parameters are its class's."""
 
+    total_events: int
     documentation: ClassVar[str] = ""  # what its module says of itself
     api_version: ClassVar[int] = API_VERSION
 

@@ -10,7 +10,7 @@ Randomness is a function of (seed, number of the segment), never of what was dra
 is the same wherever the stream is cut.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any, Final
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, Column, EventColumns, EventKind
-from guest_svc.workloads.base import BLOCK_EVENTS, BadParameter, GeneratedWorkload
+from guest_svc.workloads.base import BLOCK_EVENTS, BadParameter, Blocks, GeneratedWorkload
 
 LARGEST_GAP_CYCLES: Final = (1 << 32) - 1
 
@@ -219,7 +219,7 @@ class TiledWorkload(GeneratedWorkload):
             for start in range(0, steps, chunk)
         )
 
-    def blocks(self, block_events: int = BLOCK_EVENTS) -> Iterator[EventColumns]:
+    def blocks(self, block_events: int = BLOCK_EVENTS) -> Blocks:
         """Yield all events from the start, at most ``block_events`` at a time."""
         steps = max(1, block_events // self.step_events)
         left, start = self.total_events, 0

@@ -190,7 +190,10 @@ def blamed(home: Path, doing: str, *passing: type[BaseException]) -> Iterator[No
 
 def told(error: BaseException, home: Path) -> str:
     """Return an author's exception on one line: its type, its message, and his innermost place."""
-    message = " ".join(str(error).split())
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # his own class has no words for it
+        message = "without a message that can be read"
     place = _place(error.__traceback__, home)
     if isinstance(error, SyntaxError) and error.filename is not None:
         message, place = error.msg, f"{shown(error.filename)}, line {error.lineno}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench import (
+    authored,
     durable,
     engine_lanes,
     growth,
@@ -31,6 +32,7 @@ TOPICS: Final[dict[str, Callable[[Plan], list[Row]]]] = {
     "passes": passes.rows,
     "engine": engine_lanes.rows,
     "stream": transport.rows,
+    "authored": authored.rows,
     "sessions": sessions.rows,
     "durable": durable.rows,
     "lanes": lanes.lane_rows,

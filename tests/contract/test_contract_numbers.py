@@ -22,6 +22,7 @@ from exitlab.events import (
     Mark,
     Mode,
 )
+from exitlab.stories import EXCEPTIONS, FAULTS, Story
 from exitlab.v1 import events_pb2, outcome_pb2, report_pb2
 from hypervisor_svc.engine.vocabulary import Action, Deviation, Input, Quirk
 
@@ -153,3 +154,11 @@ def test_the_contract_lists_the_words_of_policy_tables() -> None:
         if words is Input:
             names = [name.lower() for name in names]
         assert ", ".join(names) in flat
+
+
+def test_stories_are_the_contracts() -> None:
+    """What an event can show has the same name and number for a guest as on the wire."""
+    theirs = {name.removeprefix("STORY_"): number for name, number in outcome_pb2.Story.items()}
+    theirs["NOTHING"] = theirs.pop("UNSPECIFIED")
+    assert {story.name: story.value for story in Story} == theirs
+    assert FAULTS < EXCEPTIONS

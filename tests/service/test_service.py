@@ -52,8 +52,8 @@ def test_workloads_are_listed_with_their_parameters(client: Client) -> None:
     """Every workload that the command lists, with documentation, version and what is said of parameters."""
     answer = client.stub.ListWorkloads(guest_pb2.ListWorkloadsRequest(), timeout=SECONDS)
     listed = {workload.name: workload for workload in answer.workloads}
-    assert list(listed) == [each["name"] for each in sources.list_workloads()]
-    for each in sources.list_workloads():
+    assert list(listed) == [each["name"] for each in sources.list_workloads()[0]]
+    for each in sources.list_workloads()[0]:
         workload = listed[each["name"]]
         assert (workload.summary, workload.is_recorded) == (each["summary"], each["is_recorded"])
         assert (workload.documentation, workload.api_version) == (each["documentation"], 1)
