@@ -79,7 +79,7 @@ def _compare(options: argparse.Namespace) -> int:
             raise BadInput(f"{flag}: say with --hypervisor where the session is")
     with _command() as stack:
         find_hypervisor = _start_hypervisor(options, stack)
-        from guest_svc import render, results, run, sources  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc import render, replay, results, run, sources  # noqa: PLC0415  (imports numpy and grpc)
 
         workload = sources.open_source(
             sources.SourceChoice(
@@ -89,17 +89,20 @@ def _compare(options: argparse.Namespace) -> int:
                 events=options.events,
                 cycles_per_instruction=options.cpi,
                 must_be_recorded=options.must_be_recorded,
+                vendor=options.vendor,
             )
         )
         plan = run.Plan(
             policies=options.policy or options.default_policies,
-            vendor=results.vendor_number(options.vendor),
+            vendor=results.vendor_of(options.vendor, workload.vendor),
             price_names=list(dict.fromkeys(options.prices or (DEFAULT_PRICES,))),
             has_ranges=options.ranges,
         )
         hypervisor = _connect(find_hypervisor, stack, options)
         sessions = options.resume or "", options.earlier or ""
-        document = run.compare(hypervisor, workload, plan, _talk(options), *sessions)
+        document = replay.compare(
+            hypervisor, workload, plan, _talk(options), *sessions, options.accesses_per_window
+        )
         write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
     if options.fail_on_divergence and diverged:
@@ -154,6 +157,20 @@ def _workloads(options: argparse.Namespace) -> int:
         write_output(json.dumps({"workloads": workloads}, indent=2) + "\n")
     else:
         write_output(sources.list_csv(workloads) if options.output == "csv" else sources.list_text(workloads))
+    return 0
+
+
+def _stat(options: argparse.Namespace) -> int:
+    """Print a text trace's own exits."""
+    from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
+
+    from guest_svc import render_stat  # noqa: PLC0415  (imports numpy)
+    from guest_svc.traces.stat import trace_stat  # noqa: PLC0415
+
+    document = trace_stat(Path(options.source), options.vcpu, options.key)
+    write_output(render_stat.formatted(document, options.output))
+    for note in render_stat.notes(document):
+        tell("guest-svc", note)
     return 0
 
 
@@ -228,6 +245,7 @@ _COMMANDS = {
     "run": _run,
     "compare": _compare,
     "workloads": _workloads,
+    "stat": _stat,
     "demo": _demo,
     "conform": _conform,
 }

@@ -75,9 +75,9 @@ def compare(
     choices = [hypervisor_pb2.PriceChoice(name=name) for name in plan.price_names]
     priced = hypervisor.priced(session_id, choices)
     figures = check_figures(priced.figures, plan.price_names, len(lanes))
-    # A generated guest's cycles are of its own clock; a recording has instructions, and the list's clock.
+    # A capture has instructions and no clock: the list's is taken. All others have one of their own.
     clocks = {
-        name: price_lists[name].clock_hertz if workload.is_recorded else workload.clock_hertz
+        name: workload.clock_hertz if workload.has_own_clock else price_lists[name].clock_hertz
         for name in plan.price_names
     }
     document = compare_document(

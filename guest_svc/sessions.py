@@ -79,7 +79,7 @@ def stream_workload(
         ) as stream:
             for block in workload.blocks():
                 stream.send(block)
-                progress.update(stream.applied_events)
+                progress.update(stream.applied_events, workload.fraction_read)
             report = stream.finish()
     return Streamed(session.session_id, report, stream.reconnects)
 

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import isfile  # Path.is_file raises for a name that is too long
+from os.path import exists  # Path.exists raises for a name that is too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class SourceChoice:
     events: int | None = None
     cycles_per_instruction: str | None = None
     must_be_recorded: bool = False
+    vendor: str | None = None
 
 
 def open_source(choice: SourceChoice) -> "Workload":
@@ -37,13 +38,15 @@ def open_source(choice: SourceChoice) -> "Workload":
         BadInput: There is no such source, or it does not take what it is given.
 
     """
-    found = _find(choice.source, must_be_recorded=choice.must_be_recorded)
+    found = _find(choice)
     if choice.must_be_recorded and not found.is_recorded:
         raise BadInput(f"{choice.source}: a generated workload, not a recorded trace; use run or compare")
     parameters = dict(choice.parameters)
     if choice.cycles_per_instruction is not None:
-        if not found.is_recorded:
-            raise BadInput(f"{choice.source}: --cpi is for recorded traces; this one has cycles of its own")
+        if CYCLES_PER_INSTRUCTION not in {parameter.name for parameter in found.parameters}:
+            raise BadInput(
+                f"{choice.source}: --cpi is for captures, which count instructions; this one has a clock"
+            )
         if CYCLES_PER_INSTRUCTION in parameters:
             raise BadInput(
                 f"--cpi {choice.cycles_per_instruction}: -p {CYCLES_PER_INSTRUCTION}="
@@ -51,14 +54,15 @@ def open_source(choice: SourceChoice) -> "Workload":
             )
         parameters[CYCLES_PER_INSTRUCTION] = choice.cycles_per_instruction
     made = found.make(parameters, choice.seed, choice.events)
-    if not made.total_events:
+    if made.total_events == 0:
         skipped = ", ".join(f"{count:,} {kind}" for kind, count in made.skipped.items())
         raise BadInput(f"{choice.source}: none of its {made.records:,} records is an event: {skipped}")
     return made
 
 
-def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
+def _find(choice: SourceChoice) -> "WorkloadSource":
     """Return what a source stands for: a name of ours is that, whatever files there are beside it."""
+    source, must_be_recorded = choice.source, choice.must_be_recorded
     # numpy is imported here, while an embedded hypervisor is already starting.
     from guest_svc.workloads import find_workload, workload_names  # noqa: PLC0415
 
@@ -67,16 +71,23 @@ def _find(source: str, *, must_be_recorded: bool) -> "WorkloadSource":
     if must_be_recorded and shipped in names:
         return find_workload(shipped)
     if source not in names and _is_path(source):
-        from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
-
         _check_file(source)
-        return CaptureSource(Path(source))
+        return _trace_source(Path(source), choice.vendor)
     return find_workload(source)
+
+
+def _trace_source(path: Path, vendor: str | None) -> "WorkloadSource":
+    """Return the trace that a file holds: columns of a capture, or else text, by its first bytes."""
+    from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
+    from guest_svc.traces.exits.trace import TextTraceSource  # noqa: PLC0415
+    from guest_svc.traces.text.files import is_capture  # noqa: PLC0415
+
+    return CaptureSource(path) if is_capture(path) else TextTraceSource(path, vendor=vendor)
 
 
 def _is_path(source: str) -> bool:
     """Return whether a source is written as a path; a bare name that is a file is one too."""
-    return "/" in source or "\\" in source or source.endswith(".npz") or source == "." or isfile(source)
+    return "/" in source or "\\" in source or source.endswith(".npz") or source == "." or exists(source)
 
 
 def _check_file(source: str) -> None:
@@ -87,8 +98,8 @@ def _check_file(source: str) -> None:
         raise BadInput(f"{source}: no such file") from None
     except OSError as error:
         raise BadInput(f"{source}: {error.strerror or error}") from None
-    if not stat.S_ISREG(mode):
-        raise BadInput(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        raise BadInput(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'neither a file nor a pipe'}")
 
 
 def list_workloads() -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ class CaptureTrace(Workload):
     parameters = PARAMETERS
     computed_breakpoints = False
     clock_hertz = RECORDED_HERTZ
+    has_own_clock = False
     #: Guest instructions, by the recorder's count.
     instructions: int
 

@@ -180,9 +180,14 @@ class Workload(ABC):
     #: Whether fetches and accesses are matched; else debug exceptions come as events.
     computed_breakpoints: bool = True
     clock_hertz: int
+    #: Whether ``clock_hertz`` is the guest's own; else the clock of each price list is taken.
+    has_own_clock: ClassVar[bool] = True
+    #: Whose exits a recording has, by the contract's number; nothing where events are any vendor's.
+    vendor: int | None = None
     seed: int
-    #: Events of the guest and its host; neither ADVANCE nor unrecorded events are among them.
-    total_events: int
+    #: Events of the guest and its host; neither ADVANCE nor unrecorded events are among them. Nothing
+    #: where that is not known before ``blocks`` has ended; this, ``records`` and ``skipped`` are final then.
+    total_events: int | None
     #: Rows before the first event that set the guest's state as the trace found it.
     unrecorded_events: int = 0
     #: What a trace recorded; of a generated workload, its events.
@@ -190,6 +195,11 @@ class Workload(ABC):
     #: Records that are no events, by kind: records = total_events + skipped.
     skipped: dict[str, int]
     parameters_used: dict[str, object]
+
+    @property
+    def fraction_read(self) -> float | None:
+        """How much of the source is read, for a progress bar; nothing where that is not known."""
+        return None
 
     @abstractmethod
     def blocks(self, block_events: int = BLOCK_EVENTS) -> Iterator[EventColumns]:
