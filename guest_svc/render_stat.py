@@ -1,4 +1,4 @@
-"""A trace's own table as text in perf kvm stat report's layout, as JSON and as CSV; pure functions of the object."""
+"""A trace's own table: text in the layout of perf kvm stat report, JSON, CSV; pure functions."""
 
 import csv
 import io
@@ -33,9 +33,10 @@ def text(document: Document) -> str:
 
 
 def _line(row: Document) -> str:
+    times = " ".join(f"{row[name]:9.2f}us" for name in ("min_us", "max_us", "mean_us"))
     return (
         f"{row['reason']:>{_NAME_CHARACTERS}} {row['samples']:>10} {100 * row['samples_share']:8.2f}% "
-        f"{100 * row['time_share']:8.2f}% {row['min_us']:9.2f}us {row['max_us']:9.2f}us {row['mean_us']:9.2f}us "
+        f"{100 * row['time_share']:8.2f}% {times} "
         f"( +-{100 * row['relative_standard_error']:7.2f}% )"
     )
 
@@ -43,11 +44,15 @@ def _line(row: Document) -> str:
 def csv_text(document: Document) -> str:
     """Return a row for each reason."""
     out = io.StringIO()
-    fields = [name for name in document["rows"][0]] if document["rows"] else ["reason"]
+    fields = list(document["rows"][0]) if document["rows"] else ["reason"]
     writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(document["rows"])
     return out.getvalue()
+
+
+def _lines(found: Document, what: str) -> str:
+    return f"{found['lines']:,} lines {what}, the first is line {found['first_line'] or 0:,}"
 
 
 def notes(document: Document) -> list[str]:
@@ -55,11 +60,8 @@ def notes(document: Document) -> list[str]:
     malformed, too_long = document["malformed"], document["too_long"]
     told = [
         (document["damage"], f"{document['damage']}; the table is of what comes before"),
-        (
-            malformed["lines"],
-            f"{malformed['lines']:,} lines cannot be read, first line {malformed['first_line']}",
-        ),
-        (too_long["lines"], f"{too_long['lines']:,} lines are too long, first line {too_long['first_line']}"),
+        (malformed["lines"], _lines(malformed, "cannot be read")),
+        (too_long["lines"], _lines(too_long, "are too long")),
         (document["cut_lines"], "the last line has no end and is not used"),
         (
             document["time_backwards"],

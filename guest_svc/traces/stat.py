@@ -139,7 +139,8 @@ def trace_stat(path: Path, vcpu: int | None = None, key: str = "sample") -> dict
 
     """
     found = Statistics(vcpu)
-    with TraceReader(path) as reader, Progress(path.name, None) as progress:
+    reader = TraceReader(path)
+    with Progress(path.name, None) as progress:
         for table in reader.tables():
             found.take(table)
             progress.update(sum(row.samples for row in found.rows.values()), reader.fraction_read)

@@ -105,23 +105,11 @@ def columns_of(table: Table, pairs: Pairs, access: Access, verdicts: Verdicts, v
     }
 
 
-def is_msr(table: Table, rows: NDArray[np.int64], vendor: int) -> NDArray[np.bool_]:
-    """Return which exits at some rows are accesses of MSRs."""
-    found: NDArray[np.bool_] = np.isin(table.reason[rows], _MSR_REASONS[vendor])
-    return found
-
-
-def is_exception(table: Table, rows: NDArray[np.int64], vendor: int) -> NDArray[np.bool_]:
-    """Return which exits at some rows may be debug exceptions."""
-    found: NDArray[np.bool_] = table.reason[rows] == _EXCEPTION_REASON[vendor]
-    return found
-
-
 def _is_passed_on(table: Table, pairs: Pairs, vendor: int) -> NDArray[np.bool_]:
     """Return which exits are debug exceptions that the guest gets."""
     injected = np.maximum(pairs.injected, 0)
     is_injected = (pairs.injected != NONE) & (table.number[injected] == _DEBUG_EXCEPTION)
-    is_passed_on: NDArray[np.bool_] = is_injected & is_exception(table, pairs.exits, vendor)
+    is_passed_on: NDArray[np.bool_] = is_injected & (table.reason[pairs.exits] == _EXCEPTION_REASON[vendor])
     if vendor == VENDOR_VMX:
         rows = pairs.exits
         is_said = table.known[rows] & Known.INTR_INFO != 0

@@ -1,8 +1,8 @@
 """Stretches of records to blocks of events, each exit once and with what is known of it by then.
 
-What the host did about an exit stands in later records, up to the vCPU's next entry. Exits of which that
-matters are held back, with all after them, until it has come; at most for one stretch, so that a vCPU that
-never goes on does not hold up the others.
+What the host did about an exit stands in later records, up to the vCPU's next entry. An exit is held back,
+with all after it, until that has come; at most for one stretch, so that a vCPU that sleeps does not hold up
+the others: then the exit is taken for what it shows.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from exitlab.events import MAX_VCPUS, EventColumns
 from guest_svc.traces.exits.accesses import Access, Hidden, Verdicts, decode, judge
-from guest_svc.traces.exits.events import Around, columns_of, is_exception, is_msr, laid_out
+from guest_svc.traces.exits.events import Around, columns_of, laid_out
 from guest_svc.traces.exits.pairs import NONE, Pairs, pair
 from guest_svc.traces.exits.roster import Roster
 from guest_svc.traces.text.table import UNKNOWN_VENDOR, Event, Table
@@ -108,7 +108,9 @@ class Stretches:
         vcpus, cpus = self._roster.vcpus(table), self._roster.cpus_of(table)
         pairs = pair(table, vcpus)
         access = decode(table, pairs.exits, self._reading.vendor)
-        stop = len(table) if is_last else self._stop(table, pairs, access, held)
+        # What was held back once is not held back again.
+        open_exits = pairs.exits[pairs.is_open & (pairs.exits >= held)]
+        stop = len(table) if is_last else int(open_exits.min(initial=len(table)))
         is_given = ~done[pairs.exits] & (pairs.exits < stop)
         before = decode(table, np.maximum(pairs.exit_before, 0), self._reading.vendor)
         verdicts = judge(table, pairs, access, before, lost_before)
@@ -121,15 +123,6 @@ class Stretches:
         kept = np.union1d(np.arange(stop, len(table)), _last_of_each(table, vcpus, stop))
         self._held, self._done, self._lost_before = table.taken(kept), done[kept], lost_before[kept]
         return events
-
-    def _stop(self, table: Table, pairs: Pairs, access: Access, held: int) -> int:
-        """Return the row of the first exit that is to be held back, or the end."""
-        vendor = self._reading.vendor
-        matters = (
-            access.is_access | is_msr(table, pairs.exits, vendor) | is_exception(table, pairs.exits, vendor)
-        )
-        open_exits = pairs.exits[pairs.is_open & matters & (pairs.exits >= held)]
-        return int(open_exits.min(initial=len(table)))
 
     def _events(
         self, table: Table, cpus: NDArray[np.int64], pairs: Pairs, access: Access, verdicts: Verdicts

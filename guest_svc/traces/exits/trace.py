@@ -79,14 +79,10 @@ class TextTrace(Workload):
         self._census = Census()
         self._reader = TraceReader(source.path)
         self._tables = self._reader.tables()
-        try:
-            self._first = self._read_first(self._tables)
-            self.has_entries = any((table.event == Event.ENTRY).any() for table in self._first)
-            self.vendor = self._leading_vendor(source.vendor)
-            self._set_roster(Roster(self._census.members, self._census.cpus | self._header_cpus()))
-        except BaseException:
-            self._reader.close()
-            raise
+        self._first = self._read_first(self._tables)
+        self.has_entries = any((table.event == Event.ENTRY).any() for table in self._first)
+        self.vendor = self._leading_vendor(source.vendor)
+        self._set_roster(Roster(self._census.members, self._census.cpus | self._header_cpus()))
 
     @property
     def fraction_read(self) -> float | None:
@@ -175,7 +171,6 @@ class TextTrace(Workload):
     def _begin_again(self) -> None:
         if not self.can_read_again:
             raise TraceError(f"{self._path}: a pipe cannot be read twice; save the trace as a file first")
-        self._reader.close()
         self._reader = TraceReader(self._path)
         self._tables = self._reader.tables()
         self._first = []

@@ -3,11 +3,12 @@
 What a file is, is told by its first bytes, never by its name.
 """
 
-import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Final
 
 from isal import isal_zlib
 
@@ -57,58 +58,54 @@ class TextFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open it.
+        """Look at it; it is opened when its parts are asked for.
 
         Raises:
-            TraceError: It cannot be opened.
+            TraceError: It is not there.
 
         """
         self.path = path
         self.read_bytes = 0
         self.damage = ""
         try:
-            # A pipe that nobody writes to would be waited for here, as every tool does.
-            self._file: BinaryIO = path.open("rb", buffering=0)
-            facts = os.fstat(self._file.fileno())
+            facts = path.stat()
         except OSError as error:
             raise TraceError(f"{path}: {error.strerror or error}") from error
         self.is_regular = stat.S_ISREG(facts.st_mode)
         self.size = facts.st_size if self.is_regular else None
 
-    def __enter__(self) -> Self:
-        """Return the file."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self._file.close()
-
     def parts(self) -> Iterator[bytes]:
-        """Yield the text.
+        """Yield the text; the file is closed at its end, or when no more is asked for.
 
         Raises:
             TraceError: It is no text, or cannot be read from its start.
 
         """
-        head = self._read()
-        while head and len(head) < _HEAD_BYTES and (more := self._read()):
-            head += more
-        if not head:
-            raise TraceError(f"{self.path}: the file is empty")
-        if head.startswith(_GZIP):
-            yield from self._inflated(head)
-            return
-        yield self._checked(head)
-        while part := self._read():
-            yield part
-
-    def _read(self) -> bytes:
         try:
-            part = self._file.read(PART_BYTES)
+            file = self.path.open("rb", buffering=0)
         except OSError as error:
             raise TraceError(f"{self.path}: {error.strerror or error}") from error
-        self.read_bytes += len(part or b"")
-        return part or b""
+        with file:
+            read = partial(self._read, file)
+            head = read()
+            while head and len(head) < _HEAD_BYTES and (more := read()):
+                head += more
+            if not head:
+                raise TraceError(f"{self.path}: the file is empty")
+            if head.startswith(_GZIP):
+                yield from self._inflated(head, read)
+                return
+            yield self._checked(head)
+            while part := read():
+                yield part
+
+    def _read(self, file: FileIO) -> bytes:
+        try:
+            part = file.read(PART_BYTES) or b""
+        except OSError as error:
+            raise TraceError(f"{self.path}: {error.strerror or error}") from error
+        self.read_bytes += len(part)
+        return part
 
     def _checked(self, head: bytes) -> bytes:
         """Return the beginning of a text.
@@ -129,7 +126,7 @@ class TextFile:
             raise TraceError(f"{self.path}: a binary file, not a text trace: line {line} has a zero byte")
         return head.removeprefix(_TEXT_BOM)
 
-    def _inflated(self, part: bytes) -> Iterator[bytes]:
+    def _inflated(self, part: bytes, read: Callable[[], bytes]) -> Iterator[bytes]:
         """Yield what a gzip file holds, member after member, never more than a part at a time."""
         inflate = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
         is_first, inflated = True, 0
@@ -146,13 +143,13 @@ class TextFile:
             part = inflate.unconsumed_tail
             if inflate.eof:
                 # Members may follow one another, and zeros may follow the last.
-                part = inflate.unused_data.lstrip(b"\0") or self._read().lstrip(b"\0")
+                part = inflate.unused_data.lstrip(b"\0") or read().lstrip(b"\0")
                 inflate = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
                 if part and not part.startswith(_GZIP[: len(part)]):
                     self.damage = f"after {inflated:,} bytes of text something follows that is no gzip data"
                     break
             elif not part:
-                part = self._read()
+                part = read()
                 if not part:
                     self.damage = f"the gzip data ends too early, after {inflated:,} bytes of text"
         if is_first:

@@ -1,9 +1,8 @@
 """One pass over a text trace: tables of records, and at its end what else was there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from guest_svc.traces.text.chunks import chunks
 from guest_svc.traces.text.files import TextFile
@@ -20,30 +19,16 @@ class TraceReader:
     """A trace's records, once from its start to its end."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file.
+        """Look at the file.
 
         Raises:
-            TraceError: It cannot be opened.
+            TraceError: It is not there.
 
         """
         self.path = path
         self._file = TextFile(path)
         self._scanner = Scanner()
         self._has_exits = False
-
-    def __enter__(self) -> Self:
-        """Return the reader."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.__exit__()
 
     @property
     def tally(self) -> Tally:
@@ -71,19 +56,16 @@ class TraceReader:
         size = self._file.size
         return min(1.0, self._file.read_bytes / size) if size else None
 
-    def tables(self, on_chunk: Callable[[], None] | None = None) -> Iterator[Table]:
+    def tables(self) -> Iterator[Table]:
         """Yield the records chunk by chunk.
 
         Raises:
-            TraceError: It is no text trace, or one without a single exit; told at its end, so that a pipe is
-                not waited for.
+            TraceError: It is no text trace, or one without a single exit; told at its end.
 
         """
         for chunk in chunks(self._file.parts()):
             table = self._scanner.read(chunk)
             self._has_exits = self._has_exits or bool((table.event == Event.EXIT).any())
-            if on_chunk is not None:
-                on_chunk()
             yield table
         self.tally.damage = self._file.damage
         if not self._has_exits:
