@@ -117,10 +117,10 @@ def _talk(options: argparse.Namespace) -> Talk:
     from functools import partial  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
-    from guest_svc.sessions import QUIET, Talk  # noqa: PLC0415  (imports grpc)
+    from guest_svc.sessions import Talk  # noqa: PLC0415  (imports grpc)
 
     if not options.hypervisor:
-        return QUIET  # a private hypervisor ends with its guest
+        return Talk(partial(tell, "guest-svc"))  # a private hypervisor ends with its guest
 
     def on_session(session_id: str) -> None:
         if options.session_file:

@@ -5,6 +5,8 @@ import io
 import json
 from typing import Any, Final
 
+from guest_svc.render_words import counted
+
 Document = dict[str, Any]
 
 _NAME_CHARACTERS: Final = 20
@@ -52,7 +54,8 @@ def csv_text(document: Document) -> str:
 
 
 def _lines(found: Document, what: str) -> str:
-    return f"{found['lines']:,} lines {what}, the first is line {found['first_line'] or 0:,}"
+    count = counted(found["lines"], "line")
+    return f"{count} {what}, the first is line {found['first_line'] or 0:,}"
 
 
 def notes(document: Document) -> list[str]:
@@ -61,13 +64,16 @@ def notes(document: Document) -> list[str]:
     told = [
         (document["damage"], f"{document['damage']}; the table is of what comes before"),
         (malformed["lines"], _lines(malformed, "cannot be read")),
-        (too_long["lines"], _lines(too_long, "are too long")),
+        (too_long["lines"], _lines(too_long, "too long for a record")),
         (document["cut_lines"], "the last line has no end and is not used"),
         (
             document["time_backwards"],
             f"{document['time_backwards']:,} entries come before their exit in time",
         ),
-        (document["unfinished_exits"], f"{document['unfinished_exits']:,} exits have no entry after them"),
+        (
+            document["unfinished_exits"],
+            f"{counted(document['unfinished_exits'], 'exit')} without an entry after it",
+        ),
         (
             document["lost_notes"] and not document["lost_events"],
             f"{document['lost_notes']:,} times events were lost; the trace does not say how many",

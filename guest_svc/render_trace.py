@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from guest_svc.evidence import LOWER_BOUND
-from guest_svc.render_words import lane_label, ordered, table
+from guest_svc.render_words import counted, lane_label, ordered, table
 from guest_svc.results import Document
 
 _HOSTS: Final = {
@@ -117,9 +117,9 @@ def _gaps(trace: Document) -> list[str]:
             f"The recorder lost {how_many} at {trace['lost_notes']:,} places: what they held is missing in "
             "counts and guest time.",
         ),
-        (malformed["lines"], f"{_lines(malformed)} cannot be read and are left out."),
+        (malformed["lines"], f"{_lines(malformed)} cannot be read: left out."),
         (trace["negative_times"], f"{trace['negative_times']:,} of them have a time below zero."),
-        (too_long["lines"], f"{_lines(too_long)} are too long for a record and left out."),
+        (too_long["lines"], f"{_lines(too_long)} too long for a record: left out."),
         (trace["cut_lines"], "The last line has no end and is left out."),
         (unknown, f"Exit reasons without a name are kept by number: {names}."),
         (unnamed, f"Exits whose reason has a name that is not known here are left out: {unnamed}."),
@@ -140,4 +140,4 @@ def _gaps(trace: Document) -> list[str]:
 
 
 def _lines(found: Document) -> str:
-    return f"{found['lines']:,} lines (the first is line {found['first_line'] or 0:,})"
+    return f"{counted(found['lines'], 'line')} (the first is line {found['first_line'] or 0:,})"

@@ -118,7 +118,7 @@ WILD: Final[list[tuple[bytes, dict[str, int]]]] = [
         {"event": N, "cpu": 69, "thread": 2335220, "vcpu": 1, "rip": 0xFFFFFFFF81036706},
     ),
     (
-        b"           <...>-43752 [001]  3615.602298: kvm_exit:             reason EXIT_MSR rip 0x4015c2 info 0 0",
+        b"           <...>-43752 [001]  3615.602298: kvm_exit:    reason EXIT_MSR rip 0x4015c2 info 0 0",
         {"event": E, "thread": 43752, "vendor": SVM, "reason": 0x7C, "rip": 0x4015C2},
     ),
     (

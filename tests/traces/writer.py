@@ -4,9 +4,9 @@ Source of the formats: TP_printk of Linux 3.14 to 7.1.5 (arch/x86/kvm/trace.h); 
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from exitlab.exit_reasons import SVM_EXIT_REASONS, VMX_EXIT_REASONS
 from guest_svc.traces.text.chunks import CHUNK_BYTES, chunks
@@ -28,7 +28,7 @@ class Record:
     thread: int = 7289
     cpu: int = 0
     vcpu: int = 0
-    fields: dict[str, int] = field(default_factory=dict)
+    fields: Mapping[str, int] = field(default_factory=dict)
     isa: int = VMX
 
     @property
@@ -39,7 +39,7 @@ class Record:
 
 def exit_record(ns: int, reason: int, rip: int = 0x1000, info1: int = 0, **more: int) -> Record:
     """Return a kvm_exit; ``more`` are the head's fields, ``isa``, or those that are 0 otherwise."""
-    head = {name: more.pop(name) for name in ("thread", "cpu", "vcpu", "isa") if name in more}
+    head: dict[str, Any] = {name: more.pop(name) for name in ("thread", "cpu", "vcpu", "isa") if name in more}
     fields = {"reason": reason, "rip": rip, "info1": info1, "info2": 0, "intr_info": 0, "error_code": 0}
     return Record("kvm_exit", ns, fields=fields | more, **head)
 
@@ -76,7 +76,7 @@ def reason_text(reason: int, isa: int, text: str) -> str:
 
 PLUGIN_SVM: Final = {
     **{0x40 + vector: f"EXIT_EXCP_{name}" for vector, name in {1: "DB", 3: "BP", 6: "UD", 14: "PF"}.items()},
-    0x60: "EXIT_INTR", 0x7B: "EXIT_IOIO", 0x81: "EXIT_VMMCALL", 0x66: "EXIT_IDTR_READ", 0xFFFF_FFFF: "EXIT_ERR",
+    0x60: "EXIT_INTR", 0x66: "EXIT_IDTR_READ", 0x7B: "EXIT_IOIO", 0x81: "EXIT_VMMCALL",
 }  # fmt: skip
 
 
@@ -170,11 +170,12 @@ def accounted(scanner: Scanner) -> int:
 
 def random_records(draw: random.Random, count: int, isa: int = VMX, *, is_lazy: bool = True) -> list[Record]:
     """Return what some vCPUs of a host that tracks lazily, or traps all, do; every rip is another."""
-    ns, found = 2_925_640_000_000, []
+    ns = 2_925_640_000_000
+    found: list[Record] = []
     reasons = {VMX: (1, 10, 12, 30, 48, 0x8000_0021, 76), SVM: (0x60, 0x72, 0x78, 0x7B, 0x400, 0x8E)}[isa]
     while len(found) < count:
         vcpu = draw.randrange(3)
-        head = {"vcpu": vcpu, "thread": 7289 + vcpu, "cpu": vcpu, "isa": isa}
+        head: dict[str, Any] = {"vcpu": vcpu, "thread": 7289 + vcpu, "cpu": vcpu, "isa": isa}
         rip = draw.getrandbits(draw.choice((8, 33, 64)))
         ns += draw.randrange(1, 40_000) * 1000
         kind = draw.randrange(5)

@@ -12,7 +12,8 @@ from typing import Final
 #: The time of a record: seconds, a point, micro- or nanoseconds, a colon and a blank.
 TIME: Final = re.compile(rb"(?:(?<= )|^)(-?)(\d+)\.(\d{6}|\d{9}): ")
 
-_FLAGS: Final = rb"[a-zA-Z.][\w.#+-]{2,7}"
+# Of ftrace: interrupts off, rescheduling needed, in an interrupt, preemption and migration depth.
+_FLAGS: Final = rb"[a-zA-Z.]{3}[0-9a-f.#+]{1,3}"
 _CPU: Final = re.compile(rb"(?:^|(?<= ))(?:" + _FLAGS + rb" +)?\[(\d{1,6})\](?: +" + _FLAGS + rb")?$")
 _CPU_AND_FLAGS: Final = re.compile(rb"(?:^|(?<= ))(\d{1,6})" + _FLAGS + rb"$")  # trace-cmd report -l
 _GROUP: Final = re.compile(rb" \([ \d-]+\)$")  # the thread group, if it was recorded

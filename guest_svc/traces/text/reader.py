@@ -83,7 +83,11 @@ class TraceReader:
                 f"line {scanner.other_clock_line:,}: its time is a plain number; record with a clock of "
                 f"seconds, as trace-cmd record -C mono does{damage}"
             )
-        if not tally.records:
+        unnamed = ", ".join(list(tally.unnamed_reasons)[:_SHOWN_NAMES])
+        if unnamed:
+            where = f"line {tally.malformed.first_line:,}"
+            return f"{where}: an exit reason that is not known here: {unnamed}{damage}"
+        if not +tally.records:
             if not tally.malformed.count:
                 return f"none of its {tally.lines:,} lines is a record{damage}"
             return (

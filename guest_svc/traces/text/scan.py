@@ -67,23 +67,22 @@ class Scanner:
         for line in chunk.too_long:
             self.tally.too_long.add(line)
         timed, others = self._times.find(chunk)
-        lost = self._read_others(chunk, others)
         whose = self._heads.values(chunk, chunk.starts[timed.rows], timed.head_lengths)
         is_headed = whose >= 0
         if not is_headed.all():
-            self._read_malformed(chunk, timed.rows[~is_headed])
+            others += timed.rows[~is_headed].tolist()
             timed = Timed(*(getattr(timed, name)[is_headed] for name in Timed.__slots__))
             whose = whose[is_headed]
         by_row = np.full(len(chunk), -1, np.int64)
         by_row[timed.rows] = np.arange(len(timed.rows))
-        tables = [lost] if len(lost) else []
-        for event, cursors in self._by_event(chunk, timed):
+        tables: list[Table] = []
+        for event, cursors in self._by_event(chunk, timed, others):
             table = self._read_event(chunk, event, cursors)
             at = by_row[table.line]
             table.time_ns[:] = timed.time_ns[at]
             _set_heads(table, whose[at])
             tables.append(table)
-        joined = Table.joined(tables) if tables else Table.empty(0)
+        joined = Table.joined([self._read_others(chunk, sorted(others)), *tables])
         joined = joined.taken(np.argsort(joined.line, kind="stable"))
         joined.line[:] = chunk.lines[joined.line]
         return joined
@@ -133,17 +132,16 @@ class Scanner:
             if self.other_clock_line is None and has_other_clock(line):
                 self.other_clock_line = number
 
-    def _by_event(self, chunk: Chunk, timed: Timed) -> list[tuple[Event, Cursors]]:
-        """Return cursors at the texts of those records that are read; count the others by name."""
+    def _by_event(self, chunk: Chunk, timed: Timed, others: list[int]) -> list[tuple[Event, Cursors]]:
+        """Return cursors at the texts of records that are read; count or add to ``others`` all else."""
         cursors = Cursors(chunk, timed.rows, timed.at)
         cursors.blanks()
         cursors.walk(_NAME_STEPS, is_whole=False)
         starts, lengths = cursors.texts.get("name", (cursors.at, cursors.at))
         numbers = self._names.values(chunk, starts, lengths)
         unnamed = timed.rows[~chunk.mask(cursors.rows[numbers >= 0])[timed.rows]]
-        for row in unnamed.tolist():
-            if not self._names.count_bare(chunk.line(row), self.tally):
-                self._read_malformed(chunk, np.array([row]))
+        bare = self._names.count_bare
+        others += [row for row in unnamed.tolist() if not bare(chunk.line(row), self.tally)]
         self._names.count(numbers, self.tally)
         foreign = self._names.is_foreign(numbers)
         if self.foreign is None and foreign.any():

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from guest_svc.traces.text.chunks import Chunk
 from guest_svc.traces.text.cursors import Cursors
-from guest_svc.traces.text.heads import TIME
+from guest_svc.traces.text.heads import TIME, read_head
 from guest_svc.traces.text.lexicon import LONGEST_TEXT
 from guest_svc.traces.text.words import Counts
 
 _NANOSECONDS: Final = 1_000_000_000
 _MICROSECOND_DIGITS: Final = 6
 _NANOSECOND_DIGITS: Final = 9
+_LONGEST_TIME: Final = 32
 _MOST_SECONDS: Final = 9_000_000_000  # below 2^63 nanoseconds
 
 
@@ -59,11 +60,11 @@ class Times:
         others: list[int] = []
         rows_at: dict[int, list[int]] = {}
         for row in left.tolist():
-            time = TIME.search(chunk.line(row))
-            if time is None or time.start() > LONGEST_TEXT:
+            first = _time_place(chunk.line(row))
+            if first is None:
                 others.append(row)
             else:
-                rows_at.setdefault(time.start(), []).append(row)
+                rows_at.setdefault(first, []).append(row)
         for place, rows in rows_at.items():
             others += self._take(chunk, np.array(rows, np.int64), place, found).tolist()
         return _in_order(found), sorted(others)
@@ -97,6 +98,14 @@ class Times:
         if len(rows_taken) == len(rows):
             return rows[:0]
         return rows[~chunk.mask(rows_taken)[rows]]
+
+
+def _time_place(line: bytes) -> int | None:
+    """Return where a line's time begins: the first that has a head before it, as a name may look like one."""
+    for time in TIME.finditer(line, 0, LONGEST_TEXT + _LONGEST_TIME):
+        if time.start() <= LONGEST_TEXT and not time[1] and read_head(line[: time.start()]) is not None:
+            return time.start()
+    return None
 
 
 def _in_order(found: list[Timed]) -> Timed:
