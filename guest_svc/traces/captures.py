@@ -44,6 +44,7 @@ class CaptureTrace(Workload):
     computed_breakpoints = False
     clock_hertz = RECORDED_HERTZ
     has_own_clock = False
+    total_events: int
     #: Guest instructions, by the recorder's count.
     instructions: int
 

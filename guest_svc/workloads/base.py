@@ -232,6 +232,8 @@ class WorkloadSource(Protocol):
 class GeneratedWorkload(Workload):
     """A workload made from parameters and a seed; name, summary and parameters are its class's."""
 
+    total_events: int
+
     def __init__(self, values: dict[str, Value], seed: int, events: int | None) -> None:
         """Keep what was asked for; a subclass builds its patterns from it."""
         self.seed = seed

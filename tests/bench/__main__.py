@@ -18,6 +18,7 @@ from tests.bench import (
     replay,
     sessions,
     start,
+    traces,
     transport,
 )
 from tests.bench.measure import Differs, say
@@ -34,6 +35,7 @@ TOPICS: Final[dict[str, Callable[[Plan], list[Row]]]] = {
     "levels": lanes.level_rows,
     "start": start.rows,
     "replay": replay.rows,
+    "traces": traces.rows,
     "memory": memory.rows,
     "growth": growth.rows,
 }
