@@ -138,7 +138,7 @@ def _compare(plan: Plan) -> list[Row]:
     found = []
     for what, (_, workload) in sources.items():
         seconds = samples.median(what)
-        numbers = {"events": float(workload.records)}
+        numbers = {"events": float(workload.total_events or 0)}
         limit = "" if COMPARE_GOAL.is_met(seconds) else _limit(plan, seconds)
         found.append(Row(TOPIC, what, seconds, "s", COMPARE_GOAL, numbers, limit))
     return found

@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 
 from exitlab.events import EventColumns
 from exitlab.exit_reasons import VENDOR_SVM, VENDOR_VMX
+from guest_svc.traces.ahead import Ahead
 from guest_svc.traces.exits.events import COLUMNS
 from guest_svc.traces.exits.roster import Census, Roster
 from guest_svc.traces.exits.stretches import Findings, Reading, Stretches
@@ -28,6 +29,7 @@ from guest_svc.workloads.base import (
 )
 
 FIRST_CHUNKS: Final = 4
+_CHUNKS_AHEAD: Final = 24  # of some megabytes
 _VENDOR_NAMES: Final = {VENDOR_VMX: "vmx", VENDOR_SVM: "svm"}
 _EXIT_NAME: Final = next(name for name, event in EVENT_NAMES.items() if event is Event.EXIT)
 
@@ -78,7 +80,7 @@ class TextTrace(Workload):
         self._events_asked = events
         self._census = Census()
         self._reader = TraceReader(source.path)
-        self._tables = self._reader.tables()
+        self._tables = self._read_ahead()
         self._first = self._read_first(self._tables)
         self.has_entries = any((table.event == Event.ENTRY).any() for table in self._first)
         self.vendor = self._leading_vendor(source.vendor)
@@ -172,9 +174,14 @@ class TextTrace(Workload):
         if not self.can_read_again:
             raise TraceError(f"{self._path}: a pipe cannot be read twice; save the trace as a file first")
         self._reader = TraceReader(self._path)
-        self._tables = self._reader.tables()
+        self._tables = self._read_ahead()
         self._first = []
         self._is_begun = False
+
+    def _read_ahead(self) -> Iterator[Table]:
+        """Return the reader's tables; a cut trace is not read past its end, so that counts are its own."""
+        tables = self._reader.tables()
+        return tables if self._events_asked is not None else Ahead(tables, _CHUNKS_AHEAD)
 
     def _header_cpus(self) -> set[int]:
         return set(range(self._reader.header_cpus)) if self._reader.header_cpus <= 256 else set()

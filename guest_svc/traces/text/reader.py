@@ -1,6 +1,6 @@
 """One pass over a text trace: tables of records, and at its end what else was there."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +56,7 @@ class TraceReader:
         size = self._file.size
         return min(1.0, self._file.read_bytes / size) if size else None
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Generator[Table]:
         """Yield the records chunk by chunk.
 
         Raises:

@@ -21,6 +21,7 @@ _NANOSECONDS: Final = 1_000_000_000
 _MICROSECOND_DIGITS: Final = 6
 _NANOSECOND_DIGITS: Final = 9
 _LONGEST_TIME: Final = 32
+_FEW: Final = 32  # lines that are looked through one by one for a new place
 _MOST_SECONDS: Final = 9_000_000_000  # below 2^63 nanoseconds
 
 
@@ -58,15 +59,20 @@ class Times:
                 break
             left = self._take(chunk, left, place, found)
         others: list[int] = []
-        rows_at: dict[int, list[int]] = {}
-        for row in left.tolist():
-            first = _time_place(chunk.line(row))
-            if first is None:
-                others.append(row)
-            else:
-                rows_at.setdefault(first, []).append(row)
-        for place, rows in rows_at.items():
-            others += self._take(chunk, np.array(rows, np.int64), place, found).tolist()
+        while len(left):
+            few, left = left[:_FEW], left[_FEW:]
+            rows_at: dict[int, list[int]] = {}
+            for row in few.tolist():
+                first = _time_place(chunk.line(row))
+                if first is None:
+                    others.append(row)
+                else:
+                    rows_at.setdefault(first, []).append(row)
+            for place, rows in rows_at.items():
+                is_new = place not in self._lines_at
+                others += self._take(chunk, np.array(rows, np.int64), place, found).tolist()
+                if is_new:
+                    left = self._take(chunk, left, place, found)
         return _in_order(found), sorted(others)
 
     def _take(
