@@ -73,19 +73,15 @@ class Scanner:
             others += timed.rows[~is_headed].tolist()
             timed = Timed(*(getattr(timed, name)[is_headed] for name in Timed.__slots__))
             whose = whose[is_headed]
-        by_row = np.full(len(chunk), -1, np.int64)
-        by_row[timed.rows] = np.arange(len(timed.rows))
-        tables: list[Table] = []
+        # A row for each line; those that turn out to be no record are dropped at the end.
+        table = Table.empty(len(chunk))
+        table.line[:] = chunk.lines
+        table.time_ns[timed.rows] = timed.time_ns
+        _set_heads(table, timed.rows, whose)
         for event, cursors in self._by_event(chunk, timed, others):
-            table = self._read_event(chunk, event, cursors)
-            at = by_row[table.line]
-            table.time_ns[:] = timed.time_ns[at]
-            _set_heads(table, whose[at])
-            tables.append(table)
-        joined = Table.joined([self._read_others(chunk, sorted(others)), *tables])
-        joined = joined.taken(np.argsort(joined.line, kind="stable"))
-        joined.line[:] = chunk.lines[joined.line]
-        return joined
+            self._read_event(table, chunk, event, cursors)
+        self._read_others(table, chunk, sorted(others))
+        return table.taken(np.flatnonzero(table.event))
 
     def _read_head(self, text: bytes) -> int:
         head = heads.read_head(text)
@@ -93,9 +89,8 @@ class Scanner:
             self.thread_names.setdefault(head.thread, head.name.decode("utf-8", "replace"))
         return heads.pack(head)
 
-    def _read_others(self, chunk: Chunk, rows: list[int]) -> Table:
-        """Count lines without a record; return those that tell of lost events."""
-        lost: list[tuple[int, int]] = []
+    def _read_others(self, table: Table, chunk: Chunk, rows: list[int]) -> None:
+        """Count lines without a record; set those that tell of lost events."""
         malformed: list[int] = []
         for row in rows:
             line = chunk.line(row)
@@ -103,7 +98,8 @@ class Scanner:
             if oddity is Oddity.LOST:
                 self.tally.lost_notes += 1
                 self.tally.lost_events += number or 0
-                lost.append((row, number or 0))
+                table.event[row], table.number[row] = Event.LOST, number or 0
+                table.cpu[row] = table.thread[row] = table.vcpu[row] = UNKNOWN
             elif oddity is Oddity.HEADER:
                 self.tally.header_lines += 1
                 if line.startswith(b"cpus="):
@@ -112,13 +108,7 @@ class Scanner:
                 self.tally.call_chain_lines += 1
             else:
                 malformed.append(row)
-        if malformed:
-            self._read_malformed(chunk, np.array(malformed))
-        table = Table.empty(len(lost))
-        table.event[:] = Event.LOST
-        table.line[:] = [row for row, _ in lost]
-        table.number[:] = [number for _, number in lost]
-        return table
+        self._read_malformed(chunk, np.array(malformed, np.int64))
 
     def _read_malformed(self, chunk: Chunk, rows: NDArray[np.int64]) -> None:
         """Count lines that cannot be read, and see why that may be."""
@@ -154,100 +144,104 @@ class Scanner:
             if len(chosen := np.flatnonzero(events == event))
         ]
 
-    def _read_event(self, chunk: Chunk, event: Event, cursors: Cursors) -> Table:
-        """Return the records of one event; ``line`` is the row in the chunk, heads and times are to come."""
+    def _read_event(self, table: Table, chunk: Chunk, event: Event, cursors: Cursors) -> None:
+        """Set the records of one event, by its formats and then by itself what none has fitted."""
         cursors.blanks()
         rows, at = cursors.rows, cursors.at
-        tables: list[Table] = []
         fitted: list[int] = []
         for form in self._formats[event]:
             tried = Cursors(chunk, rows, at)
             if len(rows):
                 tried.walk(parse_format(form.text))
             fitted.append(len(tried.rows))
-            if not len(tried.rows):
-                continue
-            table, is_read = self._columns(chunk, event, form, tried)
-            tables.append(table.taken(is_read) if not is_read.all() else table)
-            is_left = ~chunk.mask(tables[-1].line)[rows]
-            rows, at = rows[is_left], at[is_left]
+            if len(tried.rows):
+                self._set_columns(table, chunk, event, form, tried)
+                is_left = table.event[rows] == Event.OTHER
+                rows, at = rows[is_left], at[is_left]
         order = sorted(range(len(fitted)), key=lambda number: -fitted[number])
         if fitted[order[0]]:
             self._formats[event] = [self._formats[event][number] for number in order]
-        tables.append(self._read_singly(chunk, event, rows, at))
-        return Table.joined(tables)
+        self._read_singly(table, chunk, event, rows, at)
 
-    def _columns(
-        self, chunk: Chunk, event: Event, form: Format, cursors: Cursors
-    ) -> tuple[Table, NDArray[np.bool_]]:
-        """Return the columns that a format's cursors have taken, and which of the rows can be used."""
-        table = Table.empty(len(cursors.rows))
-        table.line[:] = cursors.rows
-        table.event[:] = event
-        table.flags[:] = form.flags
-        is_read = np.ones(len(table), np.bool_)
-        for name, values in cursors.numbers.items():
-            if name in _KNOWN_COLUMNS:
-                getattr(table, name)[:] = values
-                table.known[:] |= np.uint8(_KNOWN_COLUMNS[name])
-            elif name in _FAULTY:
-                table.flags[:] |= (values != 0) * np.uint8(_FAULTY[name])
-            elif name == "vcpu":
-                is_read &= values <= _LARGEST_VCPU
-                table.vcpu[:] = np.minimum(values, _LARGEST_VCPU).astype(np.int32)
+    def _set_columns(self, table: Table, chunk: Chunk, event: Event, form: Format, cursors: Cursors) -> None:
+        """Set the columns that a format's cursors have taken, of those rows that can be used."""
+        packed = said = None
+        is_read = np.ones(len(cursors.rows), np.bool_)
+        if "vcpu" in cursors.numbers:
+            is_read = cursors.numbers["vcpu"] <= _LARGEST_VCPU
         if "reason" in cursors.texts:
-            is_read &= _set_reasons(table, self._reasons.values(chunk, *cursors.texts["reason"]))
+            packed = self._reasons.values(chunk, *cursors.texts["reason"])
+            is_read &= packed >= 0
         elif "code" in cursors.numbers:
-            is_read &= _set_reasons(table, _numbered(cursors.numbers))
+            packed = _numbered(cursors.numbers)
+            is_read &= packed >= 0
         elif "text" in cursors.texts:
             said = self._shorts[event].values(chunk, *cursors.texts["text"])
             is_read &= said >= 0
-            _set_shorts(table, event, said)
-        return table, is_read
+        if not is_read.all():
+            packed = None if packed is None else packed[is_read]
+            said = None if said is None else said[is_read]
+            cursors.keep(is_read)
+        rows = cursors.rows
+        table.event[rows] = event
+        _set_numbers(table, form, cursors)
+        if packed is not None:
+            _set_reasons(table, rows, packed)
+        if said is not None:
+            _set_shorts(table, rows, event, said)
 
     def _read_singly(
-        self, chunk: Chunk, event: Event, rows: NDArray[np.int64], at: NDArray[np.int64]
-    ) -> Table:
-        """Return what texts of no known format say, one by one; count those that say nothing."""
-        read: list[tuple[int, payloads.Fields]] = []
+        self, table: Table, chunk: Chunk, event: Event, rows: NDArray[np.int64], at: NDArray[np.int64]
+    ) -> None:
+        """Set what texts of no known format say, one by one; count those that say nothing."""
         for row, start in zip(rows.tolist(), at.tolist(), strict=True):
             text = chunk.text[start : int(chunk.ends[row])].decode("latin-1")
             fields = payloads.read_payload(event, text)
-            if fields is not None:
-                read.append((row, fields))
+            if fields is None:
+                if name := payloads.unnamed_reason(text):
+                    self.tally.add_unnamed_reason(name)
+                self.tally.records[f"kvm_{event.name.lower()}"] -= 1  # a line is counted once
+                self._read_malformed(chunk, np.array([row]))
                 continue
-            if name := payloads.unnamed_reason(text):
-                self.tally.add_unnamed_reason(name)
-            self.tally.records[f"kvm_{event.name.lower()}"] -= 1  # a line is counted once
-            self._read_malformed(chunk, np.array([row]))
-        table = Table.empty(len(read))
-        table.event[:] = event
-        for place, (row, fields) in enumerate(read):
-            table.line[place] = row
+            table.event[row] = event
             for name, value in fields.items():
-                getattr(table, name)[place] = value
-                table.known[place] |= _KNOWN_COLUMNS.get(name, Known(0))
-        return table
+                getattr(table, name)[row] = value
+                table.known[row] |= _KNOWN_COLUMNS.get(name, Known(0))
 
 
 def _short_lexicon(event: Event) -> Lexicon:
     return Lexicon(lambda text: payloads.read_short(event, text))
 
 
-def _set_heads(table: Table, whose: NDArray[np.int64]) -> None:
-    table.cpu[:] = whose & heads.CPU_MASK
-    table.thread[:] = ((whose >> heads.THREAD_SHIFT) & heads.THREAD_MASK) - 1
-    named = ((whose >> heads.NAMED_SHIFT) - 1).astype(np.int32)
-    table.vcpu[:] = np.where(table.vcpu == UNKNOWN, named, table.vcpu)
+def _set_heads(table: Table, rows: NDArray[np.int64], whose: NDArray[np.int64]) -> None:
+    """Set who wrote records; the vCPU is that of the thread's name until the record itself names one."""
+    table.cpu[rows] = whose & heads.CPU_MASK
+    table.thread[rows] = ((whose >> heads.THREAD_SHIFT) & heads.THREAD_MASK) - 1
+    table.vcpu[rows] = (whose >> heads.NAMED_SHIFT) - 1
 
 
-def _set_reasons(table: Table, packed: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Set an exit's reason from packed ones; return where there is one."""
-    is_known = packed >= 0
-    table.reason[:] = np.where(is_known, packed & _LARGEST_CODE, UNKNOWN)
-    table.vendor[:] = np.where(is_known, packed >> 33, 0)
-    table.flags[:] |= (is_known & ((packed >> 32) & 1 != 0)) * np.uint8(Flag.FAILED_ENTRY)
-    return is_known
+def _set_numbers(table: Table, form: Format, cursors: Cursors) -> None:
+    """Set the columns of the numbers that a format's cursors have taken."""
+    rows = cursors.rows
+    flags = np.full(len(rows), form.flags, np.uint8)
+    known = Known(0)
+    for name, values in cursors.numbers.items():
+        if name in _KNOWN_COLUMNS:
+            getattr(table, name)[rows] = values
+            known |= _KNOWN_COLUMNS[name]
+        elif name in _FAULTY:
+            flags |= (values != 0) * np.uint8(_FAULTY[name])
+        elif name == "vcpu":
+            table.vcpu[rows] = values.astype(np.int32)
+    table.known[rows] = known
+    table.flags[rows] = flags
+
+
+def _set_reasons(table: Table, rows: NDArray[np.int64], packed: NDArray[np.int64]) -> None:
+    """Set exits' reasons from packed ones."""
+    table.reason[rows] = packed & _LARGEST_CODE
+    table.vendor[rows] = packed >> 33
+    table.flags[rows] = ((packed >> 32) & 1) * np.uint8(Flag.FAILED_ENTRY)
 
 
 def _numbered(numbers: dict[str, Words]) -> NDArray[np.int64]:
@@ -263,11 +257,11 @@ def _of_isa(isa: int, code: int) -> reasons.Reason | None:
     return reasons.reason_of_number(isa, code) if isa in (VENDOR_VMX, VENDOR_SVM) else None
 
 
-def _set_shorts(table: Table, event: Event, said: NDArray[np.int64]) -> None:
+def _set_shorts(table: Table, rows: NDArray[np.int64], event: Event, said: NDArray[np.int64]) -> None:
     """Set the number, and the value where there is one, of texts that were read as one number."""
-    distinct, which = np.unique(np.maximum(said, 0), return_inverse=True)
+    distinct, which = np.unique(said, return_inverse=True)
     fields = [payloads.short_fields(event, int(number)) for number in distinct]
-    table.number[:] = np.array([one["number"] for one in fields], np.uint64)[which]
-    table.value[:] = np.array([one.get("value", 0) for one in fields], np.uint64)[which]
     known = [Known.NUMBER | (Known.VALUE if "value" in one else Known(0)) for one in fields]
-    table.known[:] = np.array(known, np.uint8)[which]
+    table.number[rows] = np.array([one["number"] for one in fields], np.uint64)[which]
+    table.value[rows] = np.array([one.get("value", 0) for one in fields], np.uint64)[which]
+    table.known[rows] = np.array(known, np.uint8)[which]
