@@ -24,7 +24,7 @@ MILLION: Final = 1_000_000
 GOAL: Final = Goal(1 / 3)
 ROUNDS: Final = 3
 SHORT: Final = 1000  # lines of a trace that shows how long a command takes to start
-TOPIC: Final = (
+TOPIC: Final = "text traces, all policies, start left out: speed against splitting lines in plain Python"
     "text traces, all policies, without the start: speed against splitting the lines in plain Python"
 )
 _ORDER: Final = ("replay", "replay, start", "split", "split, start")
