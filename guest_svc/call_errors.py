@@ -1,5 +1,7 @@
 """What a failed call means to the guest: one line, with what the server's details say."""
 
+import errno
+import os
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -23,14 +25,19 @@ _PASSING_REASONS: Final = frozenset({"TOO_MANY_STREAMS"})  # one of them may be 
 _BUSY: Final = "Concurrent RPC limit exceeded"  # what gRPC says for a hypervisor with too many calls
 _CUT: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})  # if no hypervisor said it
 _OUR_DOMAIN: Final = "exitlab"
+# What another run is not kept from by what has ended this one.
+_START_AGAIN: Final = frozenset({"SESSION_NOT_FOUND", "STATE_DAMAGED", "ENGINE_CHANGED"})
+# The session's own, whatever the guest was doing.
+_CANNOT_GO_ON: Final = frozenset({"STATE_DAMAGED", "ENGINE_CHANGED", "ENGINE_FAILED", "POLICY_FAILED"})
 _MEANINGS: Final = {
     "FENCED": "another guest has taken the session over",
-    "SESSION_NOT_FOUND": (
-        "the hypervisor has the session no longer: it was restarted without --state-dir, or the session "
-        "was idle for too long, or too old; start the run again"
-    ),
-    "ENGINE_CHANGED": "the hypervisor has other rules than those that the session began under",
+    "ENGINE_CHANGED": "it has other rules now than those that the session began under",
 }
+_NO_CONNECTION: Final = "failed to connect to all addresses"
+_WHY_NO_CONNECTION: Final = tuple(
+    map(os.strerror, (errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH))
+)
+_MOST_CHARACTERS: Final = 120  # of gRPC's own words
 
 
 def first_error(
@@ -43,9 +50,11 @@ def first_error(
     if has_begun:
         return guest_error(error, f"the hypervisor at {address} does not go on")
     status, message = _status(error)
+    if status in _NOT_THERE and reason_of(error):
+        return NotConnected(f"the hypervisor at {address} begins no session now: {message}{_details(error)}")
     if status in _NOT_THERE:
         trouble = tls_trouble(message, address, tls)
-        return NotConnected(trouble or f"no hypervisor answers at {address}: {message}")
+        return NotConnected(trouble or f"no hypervisor answers at {address}: {_said(error)}")
     if status is grpc.StatusCode.CANCELLED:  # this side cancels no such call
         return NotConnected(f"the hypervisor at {address} is stopping: it cancelled the call")
     if status in _BUGS:
@@ -55,11 +64,12 @@ def first_error(
 
 def guest_error(error: grpc.RpcError, doing: str) -> GuestError:
     """Return what a failed call means to the guest, with the server's details in the line."""
-    status, message = _status(error)
-    text = f"{message}{_details(error)}"
+    status = _status(error)[0]
+    text = f"{_said(error)}{_details(error)}"
     if status is grpc.StatusCode.INVALID_ARGUMENT:
         return BadInput(text)
-    return CouldNotFinish(f"{doing}: {text} ({status.name})")
+    code = "" if reason_of(error) else f" ({status.name})"  # a reason says more
+    return CouldNotFinish(f"{doing}: {text}{code}")
 
 
 def session_error(error: grpc.RpcError, doing: str) -> GuestError:
@@ -67,8 +77,11 @@ def session_error(error: grpc.RpcError, doing: str) -> GuestError:
     reason = reason_of(error)
     if reason == "EVENT_COUNT_MISMATCH":
         return SessionIsBehind(f"{doing}: {_status(error)[1]}")
-    if reason in _MEANINGS:
-        return CouldNotFinish(f"{doing}: {_MEANINGS[reason]} [reason {reason}]")
+    if reason in _CANNOT_GO_ON:
+        doing = "the hypervisor cannot go on with the session"
+    if reason in _START_AGAIN or reason in _MEANINGS:
+        advice = "; start the run again" if reason in _START_AGAIN else ""
+        return CouldNotFinish(f"{doing}: {_MEANINGS.get(reason, _said(error))}{advice} [reason {reason}]")
     return guest_error(error, doing)
 
 
@@ -96,6 +109,18 @@ def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
     if not isinstance(error, grpc.Call):
         return grpc.StatusCode.UNKNOWN, str(error)
     return error.code(), " ".join((error.details() or "no reason given").split())
+
+
+def _said(error: grpc.RpcError) -> str:
+    """Return an error's message; of gRPC's own words, which may be many, what tells most."""
+    message = _status(error)[1]
+    if reason_of(error) or len(message) <= _MOST_CHARACTERS:
+        return message
+    why = [words for words in _WHY_NO_CONNECTION if words in message]
+    if message.startswith(_NO_CONNECTION) and why:
+        return f"no connection: {why[0]}"
+    half = _MOST_CHARACTERS // 2
+    return f"{message[:half]} ... {message[-half:]}"
 
 
 def _details(error: grpc.RpcError) -> str:

@@ -10,7 +10,7 @@ import argparse
 
 from exitlab.command_line import CHECK_FAILED, run_command, tell, write_output
 from guest_svc.connection import checked_address, chosen_tls
-from guest_svc.errors import BadInput, GuestError
+from guest_svc.errors import BadInput, GaveUp, GuestError
 from guest_svc.options import DEFAULT_PRICES, make_parser
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from guest_svc.hypervisor import Hypervisor
-    from guest_svc.sessions import Talk
     from guest_svc.tls import Tls
 
 
@@ -79,7 +78,11 @@ def _compare(options: argparse.Namespace) -> int:
             raise BadInput(f"{flag}: say with --hypervisor where the session is")
     with _command() as stack:
         find_hypervisor = _start_hypervisor(options, stack)
+        from functools import partial  # noqa: PLC0415  (with the rest of what is imported late)
+
         from guest_svc import render, replay, results, run, sources  # noqa: PLC0415  (imports numpy and grpc)
+        from guest_svc.session_note import SessionNote  # noqa: PLC0415
+        from guest_svc.sessions import Talk  # noqa: PLC0415
 
         workload = sources.open_source(
             sources.SourceChoice(
@@ -100,40 +103,22 @@ def _compare(options: argparse.Namespace) -> int:
         )
         hypervisor = _connect(find_hypervisor, stack, options)
         sessions = options.resume or "", options.earlier or ""
-        document = replay.compare(
-            hypervisor, workload, plan, _talk(options), *sessions, options.accesses_per_window
-        )
+        told = partial(tell, "guest-svc")
+        note = SessionNote(options.session_file, told, is_resumed=bool(options.resume))
+        # A private hypervisor ends with its guest, and so do its sessions.
+        talk = Talk(told, note.take) if options.hypervisor else Talk(told)
+        try:
+            document = replay.compare(
+                hypervisor, workload, plan, talk, *sessions, options.accesses_per_window
+            )
+        except GaveUp as error:
+            raise GaveUp(f"{error}{note.way_on}") from None
         write_output(render.formatted(document, options.output, has_detail=options.detail))
     diverged = [lane["policy"] for lane in document["lanes"] if lane["story"]["verdict"] == "diverged"]
     if options.fail_on_divergence and diverged:
         tell("guest-svc", f"diverged: {', '.join(diverged)}")
         return CHECK_FAILED
     return 0
-
-
-def _talk(options: argparse.Namespace) -> Talk:
-    """Return who is told what: people at a terminal how to resume, and the file that was asked for."""
-    import sys  # noqa: PLC0415  (with the rest of what is imported late)
-    from functools import partial  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
-
-    from guest_svc.sessions import Talk  # noqa: PLC0415  (imports grpc)
-
-    if not options.hypervisor:
-        return Talk(partial(tell, "guest-svc"))  # a private hypervisor ends with its guest
-
-    def on_session(session_id: str) -> None:
-        if options.session_file:
-            path = Path(options.session_file)
-            try:
-                path.touch(mode=0o600)  # an id gives access
-                path.write_text(f"{session_id}\n")
-            except OSError as error:
-                raise BadInput(f"--session-file {path}: {error.strerror}") from error
-        elif sys.stderr.isatty():
-            tell("guest-svc", f"should this guest end early, --resume={session_id} goes on")
-
-    return Talk(partial(tell, "guest-svc"), on_session)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -4,8 +4,9 @@
 
     GuestError
     ├── BadInput         2   what was asked for cannot be run
-    ├── NotConnected     2   there is no hypervisor to connect to
+    ├── NotConnected     2   there is no hypervisor to connect to, or it takes no session now
     └── CouldNotFinish   3   the run started and could not finish
+        ├── GaveUp           the hypervisor was gone for too long; its session may be there all the same
         └── SessionIsBehind  the hypervisor has fewer events than were applied; those kept are sent again
 """
 
@@ -29,7 +30,7 @@ class BadInput(GuestError):
 
 
 class NotConnected(GuestError):
-    """Nothing answers where the hypervisor should be."""
+    """Nothing answers where the hypervisor should be, or what does takes no session now."""
 
     exit_code = 2
 
@@ -38,6 +39,10 @@ class CouldNotFinish(GuestError):
     """A run that had started was cut short."""
 
     exit_code = 3
+
+
+class GaveUp(CouldNotFinish):
+    """What another attempt might have mended went on for longer than was to be waited."""
 
 
 class SessionIsBehind(CouldNotFinish):

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, policy_pb2, report_pb2
 from guest_svc.call_errors import first_error, may_pass, session_error
 from guest_svc.errors import CouldNotFinish, GuestError
-from guest_svc.retry import Retry
+from guest_svc.retry import Retry, given_up
 from guest_svc.tls import Tls
 
 _FIRST_CALL_SECONDS: Final = 10.0
@@ -151,8 +151,10 @@ class Hypervisor:
             try:
                 answer = call()
             except grpc.RpcError as error:
-                if not (self._has_answered and may_pass(error) and retry.may_wait()):
+                if not (self._has_answered and may_pass(error)):
                     raise told(error) from None
+                if not retry.may_wait():
+                    raise given_up(told(error), self.retry_seconds) from None
             else:
                 self._has_answered = True
                 return answer

@@ -5,6 +5,7 @@ it answers has to be what it had answered.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 from isal import isal_zlib
@@ -62,24 +63,47 @@ class KeptBlocks:
         before = self._start
         for place, block in enumerate(self._blocks):
             if before.end < event < block.end:  # an earlier guest had cut elsewhere
-                self._blocks[place : place + 1] = self._split(before, block, event)
+                self._blocks[place : place + 1] = self._split(before, block, [event])
                 break
             before = block
         self._unsent = sum(block.end > event for block in self._blocks)
         return {block.end: block.crcs for block in (self._start, *self._blocks)}.get(event)
 
-    def _split(self, before: Block, block: Block, event: int) -> list[Block]:
-        """Return a block in two parts, the second from an event on."""
+    def cut_unsent(self, most_events: int, heard_events: int) -> None:
+        """Cut what is not sent so that no block has more events: the hypervisor may take less than before.
+
+        Raises:
+            CouldNotFinish: outcomes of such a block have come. Those of its parts could not be compared.
+
+        """
+        first = len(self._blocks) - self._unsent
+        before = self._blocks[first - 1] if first else self._start
+        parts = []
+        for block in self._blocks[first:]:
+            places = range(before.end + most_events, block.end, most_events)
+            if places and before.end < heard_events:
+                raise CouldNotFinish(
+                    f"the hypervisor takes no more than {most_events:,} events in a block now, and has to "
+                    "answer a larger one again; start the run again"
+                )
+            parts += self._split(before, block, places)
+            before = block
+        self._blocks[first:] = parts
+        self._unsent = len(parts)
+
+    def _split(self, before: Block, block: Block, places: Iterable[int]) -> list[Block]:
+        """Return a block in parts, the second and those after it from ``places`` on."""
+        ends = [before.end, *places, block.end]
+        if len(ends) == 2:
+            return [block]
         decoded = decode_request(block.data, self._columns)
         assert isinstance(decoded, DecodedBlock)  # as it was encoded
-        crcs, at = ColumnCrcs(self._columns, before.crcs), event - before.end
+        crcs = ColumnCrcs(self._columns, before.crcs)
         parts = []
-        for first, part in (
-            (before.end, decoded.events.rows(0, at)),
-            (event, decoded.events.rows(at, len(decoded.events))),
-        ):
+        for first, end in pairwise(ends):
+            part = decoded.events.rows(first - before.end, end - before.end)
             data = encode_block(part, first, crcs)
-            parts.append(Block(first + len(part), crcs.values, data))
+            parts.append(Block(end, crcs.values, data))
         return parts
 
 

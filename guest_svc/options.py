@@ -89,7 +89,7 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     parser.add_argument(
         "--events", type=int, metavar="N", help="cut the source, or extend a generated one, to N events"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of a generated workload (default 0)")
     parser.add_argument("--cpi", metavar="X", help="guest cycles of a capture's instruction (default 1)")
     help_text = "replay a text trace also with K accesses in each window of its lazily tracking host"
     parser.add_argument("--accesses-per-window", metavar="K", type=int, help=help_text)
@@ -107,7 +107,7 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     parser.add_argument("--resume", metavar="SESSION", help=help_text)
     help_text = "set a finished session's report beside, as hypervisor-svc reports lists them"
     parser.add_argument("--with", metavar="SESSION", dest="earlier", help=help_text)
-    help_text = "write a new session's id into this file, for --resume and --with"
+    help_text = "write the session's id into this file, for --resume and --with"
     parser.add_argument("--session-file", metavar="FILE", help=help_text)
     parser.add_argument(
         "--fail-on-divergence", action="store_true", help="exit with 1 if a policy's story diverges"

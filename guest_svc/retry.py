@@ -4,6 +4,8 @@ import random
 import time
 from collections.abc import Callable
 
+from guest_svc.errors import CouldNotFinish, GaveUp, GuestError
+
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 5.0
 
@@ -55,3 +57,9 @@ class Retry:
         self._longest_wait = min(LONGEST_WAIT_SECONDS, 2 * self._longest_wait)
         self._sleep(min(left, wait))
         return True
+
+
+def given_up(last: GuestError, seconds: float) -> GuestError:
+    """Return what is told once ``seconds`` of attempts have not mended what the last one met."""
+    said = f"{last}; gave up after {seconds:g} s" if seconds else str(last)
+    return GaveUp(said) if isinstance(last, CouldNotFinish) else type(last)(said)

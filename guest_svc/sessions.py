@@ -38,7 +38,7 @@ class Talk:
     """Who is told of what happens meanwhile."""
 
     tell: Callable[[str], None] = _ignore  # a line for people: the stream was cut
-    on_session: Callable[[str], None] = _ignore  # a new session's id
+    on_session: Callable[[str], None] = _ignore  # the session's id
 
 
 QUIET: Final = Talk()
@@ -58,11 +58,12 @@ def stream_workload(
 ) -> Streamed:
     """Stream all events of a source in a session, which is new unless ``resume`` names one.
 
-    Whoever has a new session's id can resume it, so that is told before any event.
+    Whoever has a session's id can resume it, so that is told before any event.
     """
     config = _config(workload, lanes)
     if resume:
         session, status = _left_session(hypervisor, resume, config)
+        talk.on_session(resume)
         if status.state == hypervisor_pb2.SESSION_STATE_FINISHED:
             return Streamed(resume, _finished(hypervisor, workload, status), 0)
     else:

@@ -24,7 +24,7 @@ class SourceChoice:
 
     source: str
     parameters: Mapping[str, str] = field(default_factory=dict)
-    seed: int = 0
+    seed: int | None = None
     events: int | None = None
     cycles_per_instruction: str | None = None
     must_be_recorded: bool = False
@@ -53,7 +53,9 @@ def open_source(choice: SourceChoice) -> "Workload":
                 f"{parameters[CYCLES_PER_INSTRUCTION]} is given too; say it once"
             )
         parameters[CYCLES_PER_INSTRUCTION] = choice.cycles_per_instruction
-    made = found.make(parameters, choice.seed, choice.events)
+    if choice.seed is not None and found.is_recorded:
+        raise BadInput(f"{choice.source}: --seed is for generated workloads; this one is recorded")
+    made = found.make(parameters, choice.seed or 0, choice.events)
     if made.total_events == 0:
         skipped = ", ".join(f"{count:,} {kind}" for kind, count in made.skipped.items())
         raise BadInput(f"{choice.source}: none of its {made.records:,} records is an event: {skipped}")

@@ -83,7 +83,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
 
 def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     add = serve.add_argument
-    help_text = f"host:port, or unix:PATH; port 0 chooses one (default {DEFAULT_LISTEN})"
+    help_text = f"host:port, or unix:PATH; port 0 chooses one, 0.0.0.0 is IPv6 too (default {DEFAULT_LISTEN})"
     add("--listen", metavar="ADDR", default=DEFAULT_LISTEN, help=help_text)
     help_text = "keep sessions in this folder, so that they survive a crash of the server"
     add("--state-dir", metavar="DIR", help=help_text)
@@ -110,16 +110,17 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
     from hypervisor_svc.limits import limit_flags
 
     group = serve.add_argument_group("limits")
-    for name, default, largest, summary in limit_flags():
-        flag = f"--{name.replace('_', '-')}"
-        help_text = f"{summary} (default {default:,})"
-        group.add_argument(flag, metavar="N", type=_whole(largest), default=default, help=help_text)
+    for limit in limit_flags():
+        flag = f"--{limit.name.replace('_', '-')}"
+        help_text = f"{limit.summary} (default {limit.default:,})"
+        whole = _whole(limit.least, limit.largest)
+        group.add_argument(flag, metavar="N", type=whole, default=limit.default, help=help_text)
 
 
-def _whole(largest: int) -> Callable[[str], int]:
+def _whole(least: int, largest: int) -> Callable[[str], int]:
     def whole(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= largest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {largest:,}")
+        if not text.isdecimal() or not least <= int(text) <= largest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least:,} to {largest:,}")
         return int(text)
 
     return whole
@@ -157,7 +158,7 @@ def _serve(options: argparse.Namespace) -> int:
     parts = Parts.installed()
     gc.freeze()
     gc.enable()
-    limits = ServerLimits(**{name: getattr(options, name) for name, *_ in limit_flags()})
+    limits = ServerLimits(**{limit.name: getattr(options, limit.name) for limit in limit_flags()})
     state_dir = None if options.state_dir is None else Path(options.state_dir)
 
     def say(address: str) -> None:
@@ -224,6 +225,8 @@ def _warm(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     """Print one of the listings."""
+    if getattr(options, "state_dir", None) == "":
+        return _bad_input("--state-dir: expected a folder")
     from hypervisor_svc.show import listings
 
     try:

@@ -26,7 +26,7 @@ from exitlab.command_line import NOT_FINISHED
 from exitlab.pem import CERT_FLAG, KEY_FLAG
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc
 from hypervisor_svc.errors import CannotServe, InvalidRequest, LimitReached
-from hypervisor_svc.limits import ServerLimits
+from hypervisor_svc.limits import MAX_UNARY_BYTES, ServerLimits
 from hypervisor_svc.logs import log
 from hypervisor_svc.parts import Parts
 from hypervisor_svc.server import HypervisorServicer
@@ -40,8 +40,6 @@ LONGEST_SOCKET_PATH: Final = 107  # bytes of sun_path on Linux, without the clos
 MIN_PING_INTERVAL_MS: Final = 10_000  # what a client's keepalive may use; gRPC's default is 5 minutes
 KEEPALIVE_MS: Final = 30_000
 CLOSING_SECONDS: Final = 0.5  # for the last answers to get out
-# Of a request that is no block: 64 lanes' tables have a sixth of that; parsed it may take 35 times as much.
-MAX_UNARY_BYTES: Final = 1 << 20
 UNARY_CALLS: Final = 256  # at once, beside the streams
 
 

@@ -1,13 +1,16 @@
 """The server's limits."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from exitlab.v1 import hypervisor_pb2
 
+# Of a request that is no block: 64 lanes' tables have a third of that; parsed it may take 35 times as much.
+MAX_UNARY_BYTES: Final = 1 << 20
 
-def _limit(default: int, largest: int, summary: str) -> Any:
-    return field(default=default, metadata={"largest": largest, "summary": summary})
+
+def _limit(default: int, largest: int, summary: str, least: int = 1) -> Any:
+    return field(default=default, metadata={"least": least, "largest": largest, "summary": summary})
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class ServerLimits:
     event and lane. ``max_streams`` of them are all that unread answers can take of the memory.
     """
 
-    max_message_bytes: int = _limit(4 << 20, 1 << 30, "largest message in bytes")
+    max_message_bytes: int = _limit(4 << 20, 1 << 30, "largest message in bytes", least=MAX_UNARY_BYTES)
     max_block_events: int = _limit(65_536, 1 << 20, "largest number of events in a block")
     max_window_events: int = _limit(262_144, 1 << 32, "largest number of events sent and not applied")
     max_uncommitted_events: int = _limit(1 << 22, 1 << 40, "largest number of events not committed")
@@ -39,10 +42,20 @@ class ServerLimits:
         return hypervisor_pb2.Limits(**asdict(self))
 
 
-def limit_flags() -> list[tuple[str, int, int, str]]:
-    """Return name, default, largest value and summary of each limit."""
+class LimitFlag(NamedTuple):
+    """A limit as a flag of ``serve``."""
+
+    name: str
+    default: int
+    least: int
+    largest: int
+    summary: str
+
+
+def limit_flags() -> list[LimitFlag]:
+    """Return the flags of all limits."""
     return [
-        (limit.name, int(limit.default), limit.metadata["largest"], limit.metadata["summary"])
+        LimitFlag(limit.name, int(limit.default), **limit.metadata)
         for limit in fields(ServerLimits)
         if isinstance(limit.default, int)
     ]

@@ -184,7 +184,8 @@ class Registry:
         self._drop_some()
         held = self._by_id.get(session_id)
         if held is None or held.owner != owner:
-            message = "no such session: never was, dropped (idle, too old, too many), or the server restarted"
+            why = "dropped (idle, too old, too many), the server restarted without --state-dir, or never was"
+            message = f"no such session: {why}"
             raise NotFound("SESSION_NOT_FOUND", message, field=field_path)
         self.touch(held)
         return held

@@ -6,6 +6,7 @@ the wall: a session's age is counted while a server runs, and times of day are f
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -36,6 +37,12 @@ from hypervisor_svc.rows import (
 
 FILE_NAME: Final = "sessions.sqlite3"
 LOCK_NAME: Final = "lock"
+# What keeps a folder from being made or written, where the system's word for it says too little.
+_TROUBLES: Final = {
+    errno.EEXIST: "it is no folder",
+    errno.ENOTDIR: "it cannot be made, as a part of its path is no folder",
+    errno.EISDIR: f"its {LOCK_NAME} or {FILE_NAME} is a folder",
+}
 
 
 class Listed(NamedTuple):
@@ -73,10 +80,9 @@ class Store:
             except BlockingIOError as error:
                 raise CannotServe(f"--state-dir {folder}: another server uses it") from error
             except OSError as error:
-                why = error.strerror or str(error)
-                if isinstance(error, FileExistsError | NotADirectoryError):
-                    why = "it, or a part of its path, is a file and no folder"
-                raise CannotServe(f"--state-dir {folder}: {why}") from error
+                why = error.strerror or error
+                said = _TROUBLES.get(error.errno or 0, f"it cannot be made or written ({why})")
+                raise CannotServe(f"--state-dir {folder}: {said}") from error
             self._database = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False, timeout=10
             )
@@ -227,6 +233,8 @@ def reports(folder: Path) -> list[Listed]:
     path = folder / FILE_NAME
     names = [f"sessions.{name}" for name in STARTS] + [f"endings.{name}" for name in ENDINGS]
     select = f"SELECT {', '.join(names)}, sessions.crc, endings.crc FROM endings JOIN sessions USING (id)"
+    if not os.path.exists(path):
+        raise CannotServe(f"--state-dir {folder}: {path} cannot be read (no server has kept anything there)")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             database.text_factory = as_text

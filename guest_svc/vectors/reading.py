@@ -76,6 +76,8 @@ def _rows(path: Path) -> list[object]:
             data = file.read(_LARGEST_FILE_BYTES + 1)  # what may be a device has no size to ask for
         if len(data) > _LARGEST_FILE_BYTES:
             raise BadInput(f"{name}: not a vector file: larger than {_LARGEST_FILE_BYTES:,} bytes")
+        if not data:
+            raise BadInput(f"{name}: not a vector file: it is empty")
         content = json.loads(data.decode(), object_pairs_hook=json_object)
     except OSError as error:
         raise BadInput(f"{name}: {error.strerror or error}") from None

@@ -97,7 +97,8 @@ class Parameter:
         """
         value = self._read(text)
         if value is None:
-            raise BadParameter(f"{workload}: {self.name}={text}: expected {self.type_name} ({self.unit})")
+            expected = ", ".join(filter(None, (self.type_name, self.range_text)))
+            raise BadParameter(f"{workload}: {self.name}={text}: expected {expected} ({self.unit})")
         if isinstance(value, int | float) and not self._contains(value):
             raise BadParameter(f"{workload}: {self.name}={text}: expected {self.range_text} ({self.unit})")
         return value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench import (
+    durable,
     engine_lanes,
     growth,
     lanes,
@@ -31,6 +32,7 @@ TOPICS: Final[dict[str, Callable[[Plan], list[Row]]]] = {
     "engine": engine_lanes.rows,
     "stream": transport.rows,
     "sessions": sessions.rows,
+    "durable": durable.rows,
     "lanes": lanes.lane_rows,
     "levels": lanes.level_rows,
     "start": start.rows,

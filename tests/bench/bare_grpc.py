@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from guest_svc.stream import WINDOW_BLOCKS
+from guest_svc.window import WINDOW_BLOCKS
 from tests.bench.pair import Process
 
 _SERVICE: Final = "exitlab.bench.Bare"

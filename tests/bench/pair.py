@@ -73,11 +73,13 @@ def peak_bytes(pid: int) -> int:
     raise RuntimeError("the system does not tell a process's peak memory")
 
 
-def server(folder: Path, name: str = "h", environment: dict[str, str] | None = None) -> Process:
+def server(
+    folder: Path, name: str = "h", environment: dict[str, str] | None = None, flags: Sequence[str] = ()
+) -> Process:
     """Start a hypervisor on the unix socket ``name`` in ``folder``."""
     listen = address(folder, name)
     command = [sys.executable, "-m", "hypervisor_svc", "serve", "--listen", listen, "--log-level", "error"]
-    return Process(command, environment)
+    return Process([*command, *flags], environment)
 
 
 def address(folder: Path, name: str = "h") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from exitlab.v1 import hypervisor_pb2, report_pb2
-from guest_svc.stream import WINDOW_BLOCKS
+from guest_svc.window import WINDOW_BLOCKS
 from tests.bench.pair import Process
 
 LENGTH: Final = struct.Struct("<I")

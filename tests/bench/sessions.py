@@ -14,7 +14,7 @@ import grpc
 
 from exitlab.blocks import ColumnCrcs
 from exitlab.v1 import hypervisor_pb2, hypervisor_pb2_grpc, report_pb2
-from guest_svc.stream import WINDOW_BLOCKS
+from guest_svc.window import WINDOW_BLOCKS
 from tests.bench.cases import SWITCHES, Case, case, lane
 from tests.bench.measure import alternate, say
 from tests.bench.pair import address, check_report, loop_report, server

@@ -25,8 +25,6 @@ GOAL: Final = Goal(1 / 3)
 ROUNDS: Final = 3
 SHORT: Final = 1000  # lines of a trace that shows how long a command takes to start
 TOPIC: Final = "text traces, all policies, start left out: speed against splitting lines in plain Python"
-    "text traces, all policies, without the start: speed against splitting the lines in plain Python"
-)
 _ORDER: Final = ("replay", "replay, start", "split", "split, start")
 # How it is printed: the text, and what stands before it.
 DIALECTS: Final = {

@@ -174,10 +174,10 @@ def of_version(folder: Path, version: int) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (file_in_place, "is a file and no folder"),
-        (file_above, "is a file and no folder"),
-        (lambda folder: (folder / LOCK_NAME).mkdir(), "Is a directory"),
-        (lambda folder: (folder / FILE_NAME).mkdir(), "Is a directory"),
+        (file_in_place, "it is no folder"),
+        (file_above, "it cannot be made, as a part of its path is no folder"),
+        (lambda folder: (folder / LOCK_NAME).mkdir(), "its lock or sessions.sqlite3 is a folder"),
+        (lambda folder: (folder / FILE_NAME).mkdir(), "its lock or sessions.sqlite3 is a folder"),
         (lambda folder: (folder / FILE_NAME).write_bytes(b"precious" * 99), "file is not a database"),
         (lambda folder: execute(folder, "CREATE TABLE theirs (a)"), "it is no database of sessions"),
         (

@@ -11,6 +11,15 @@ from hypervisor_svc.store import FILE_NAME, Store
 from tests.durable.stored import FRESH, checkpoint, damage, ending, execute, loaded, overwrite, start
 
 
+def create(store: Store, table: str) -> None:
+    """Keep a session of which something is in ``table``."""
+    store.create(start(1))
+    if table == "endings":
+        store.save_ending("id-1", ending())
+    else:
+        store.save_checkpoint("id-1", checkpoint(), 1.5)
+
+
 @pytest.mark.parametrize("page", range(1, 9))
 def test_a_damaged_page_is_noticed_before_anything_is_served(tmp_path: Path, page: int) -> None:
     """Whichever page of the database is overwritten, one line says so, and the server does not start."""
@@ -79,11 +88,7 @@ def test_a_damaged_schema_is_noticed_before_anything_is_served(
 def test_a_damaged_byte_costs_one_session(tmp_path: Path, table: str, column: str) -> None:
     """A session of which any value has another bit comes back without it; the others are as they were."""
     store = Store(tmp_path)
-    store.create(start(1))
-    if table == "endings":
-        store.save_ending("id-1", ending())
-    else:
-        store.save_checkpoint("id-1", checkpoint(), 1.5)
+    create(store, table)
     store.create(start(2))
     store.close()
     damage(tmp_path, table, column)
@@ -129,11 +134,7 @@ def test_a_value_of_another_type_costs_one_session(
 ) -> None:
     """Text in the place of bytes, also of those that are no text, costs no other session."""
     store = Store(tmp_path)
-    store.create(start(1))
-    if table == "endings":
-        store.save_ending("id-1", ending())
-    else:
-        store.save_checkpoint("id-1", checkpoint(), 1.5)
+    create(store, table)
     store.close()
     execute(tmp_path, f"UPDATE {table} SET {column} = {value.format(column)}")
     with contextlib.closing(Store(tmp_path)) as store:

@@ -10,7 +10,7 @@ import pytest
 import guest_svc.retry
 from exitlab.v1 import outcome_pb2, report_pb2
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.stream import WINDOW_BLOCKS
+from guest_svc.window import WINDOW_BLOCKS
 from hypervisor_svc.limits import ServerLimits
 from hypervisor_svc.parts import Parts
 from tests.faults.cutting import FIRST, run_cut, run_spoiled, session_bytes

@@ -15,7 +15,8 @@ from exitlab.blocks import DecodedBlock, decode_request
 from exitlab.events import Column, EventColumns, EventKind
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.stream import WINDOW_BLOCKS, EventStream
+from guest_svc.stream import EventStream
+from guest_svc.window import WINDOW_BLOCKS
 
 COLUMNS = (Column.KINDS, Column.VALUES)
 Response = hypervisor_pb2.StreamEventsResponse
@@ -63,6 +64,10 @@ class Keeper:
             )
             for each in (info, detail):
                 status.details.add().Pack(each)
+            context.abort_with_status(rpc_status.to_status(status))
+        if request.config.label == "full":
+            status = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="the disk is full")
+            status.details.add().Pack(error_details_pb2.ErrorInfo(reason="NOT_STORED", domain="exitlab"))
             context.abort_with_status(rpc_status.to_status(status))
         if request.config.label == "stop":
             context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")

@@ -22,8 +22,8 @@ from grpc_status import rpc_status
 
 from exitlab.blocks import ColumnCrcs, DecodedBlock, decode_request
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, report_pb2
+from guest_svc import attempts as attempts_module
 from guest_svc import hypervisor as hypervisor_module
-from guest_svc import stream as stream_module
 from guest_svc.hypervisor import Hypervisor
 from guest_svc.retry import Retry
 from tests.guest.keeper import COLUMNS, Limits, Response, end_of, events
@@ -144,6 +144,7 @@ class Scripted:
             committed_events=self.committed_events,
             epoch=self.epoch,
             column_crcs=[crc ^ self.skew for crc in digests(self.applied_events)],
+            limits=self.limits,
         )
         yield Response(opened=opened)
         for part in [part for part in self._kept if _end(part) > opening.received_events]:
@@ -266,6 +267,16 @@ def crash(*, says: str = "a") -> Fault:
     return fault
 
 
+def shrink(fault: Fault, limits: Limits) -> Fault:
+    """Break off, and come back with other limits."""
+
+    def shrunk(hypervisor: Scripted, context: grpc.ServicerContext) -> list[Response]:
+        hypervisor.limits = limits
+        return fault(hypervisor, context)
+
+    return shrunk
+
+
 def drain(retry_after_ms: int) -> Fault:
     """Say that the hypervisor is stopping, and end the stream."""
 
@@ -288,7 +299,7 @@ def connected(scripted: Scripted, retry_seconds: float = RETRY_SECONDS) -> Itera
     server.add_generic_rpc_handlers((scripted.handlers(),))
     with (
         tempfile.TemporaryDirectory(prefix="exitlab-") as folder,
-        mock.patch.object(stream_module, "Retry", retry),
+        mock.patch.object(attempts_module, "Retry", retry),
         mock.patch.object(hypervisor_module, "Retry", retry),
     ):
         address = f"unix:{folder}/h"

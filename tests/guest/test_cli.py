@@ -237,7 +237,26 @@ def test_conform_counts_and_fails_by_its_exit_code(run: Any, tmp_path: Path) -> 
         (["compare", "idle", "--policy", "kvm-6.15"], "kvm-6.14"),
         (["compare", "idle", "--ranges", "--policy", "kvm-6.14"], "--ranges states losses against ignore"),
         (["run", "idle", "--cpi", "2"], "idle: --cpi is for captures"),
-        (["replay", "capture:idle-shell", "--cpi", "0"], "cpi=0: expected"),
+        (
+            ["replay", "capture:idle-shell", "--cpi", "0"],
+            "cpi=0: expected 0.001 to 1000.0",
+        ),
+        (
+            ["replay", "capture:idle-shell", "--cpi", "nan"],
+            "cpi=nan: expected float, 0.001 to",
+        ),
+        (
+            ["replay", "capture:idle-shell", "--cpi", "inf"],
+            "cpi=inf: expected float, 0.001 to",
+        ),
+        (
+            ["replay", "capture:idle-shell", "--seed", "1"],
+            "--seed is for generated workloads",
+        ),
+        (
+            ["run", "capture:idle-shell", "--seed", "0"],
+            "--seed is for generated workloads",
+        ),
         (["run", "idle", "--policy", "all"], "run takes one policy; compare takes several"),
         (["run", "idle", "--policy", "ignore", "--policy", "kvm-6.14"], "run takes one policy"),
         (["replay", "idle"], "idle: a generated workload, not a recorded trace"),
@@ -250,6 +269,8 @@ def test_conform_counts_and_fails_by_its_exit_code(run: Any, tmp_path: Path) -> 
         (["conform", "x" * 5000], "xxx: File name too long"),
         (["compare", "idle", "--policy", "\udcff"], "no policy is named '\\\\udcff'"),
         (["replay", "capture:debuger-6.1"], "did you mean capture:debugger-6.1"),
+        (["conform", os.devnull], f"{os.devnull}: not a vector file: it is empty"),
+        (["replay", __file__], f"{__file__}: damaged, or not an .npz file"),
         (["conform", "none.json"], "none.json: No such file or directory"),
         (["conform", str(SHIPPED[0]), "none.json"], "none.json: No such file or directory"),
     ],

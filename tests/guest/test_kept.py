@@ -80,6 +80,26 @@ def test_going_back_again_and_again() -> None:
     assert kept.go_back(9) is None
 
 
+@pytest.mark.parametrize(
+    ("event", "most", "ends"),
+    [
+        (0, 4, [4, 8, 9, 12]),
+        (0, 3, [3, 4, 7, 8, 9, 12]),
+        (4, 2, [6, 8, 9, 11, 12]),
+        (5, 1, [6, 7, 8, 9, 10, 11, 12]),
+        (12, 1, []),
+    ],
+)
+def test_what_is_not_sent_can_be_cut_anew(event: int, most: int, ends: list[int]) -> None:
+    """No block has more events then, and what was sent is as it was."""
+    kept = kept_blocks()
+    kept.go_back(event)
+    kept.cut_unsent(most, 0)
+    assert sent_again(kept) == ends
+    for each in ENDS:
+        assert kept.go_back(each) == digests(each)
+
+
 def part(first_event: int, lane: int, stories: bytes = b"aa", decisions: int = 0) -> outcome_pb2.OutcomePart:
     """Return outcomes of two events."""
     new = [outcome_pb2.Decision()] * decisions
@@ -133,7 +153,7 @@ def test_what_is_kept_is_bounded(block: int, room: int, every: int, most: int) -
             kept.append(sum(len(decoded(each).events) for each in blocks))
             assert kept[-1] <= stream.next_event - stream.committed_events + block - 1
         stream.finish()
-        left_over = stream._kept._blocks, stream._told._digests
+        left_over = stream._kept._blocks, stream._outcomes._told._digests
         assert left_over == ([], {})
     assert max(kept) == most
     assert scripted.values == [*range(480)]

@@ -14,7 +14,7 @@ from guest_svc.attempt import READER
 from guest_svc.errors import CouldNotFinish
 from guest_svc.stream import EventStream
 from tests.guest.keeper import COLUMNS, Limits, create, events
-from tests.guest.scripted import LANES, Point, Scripted, connected, crash, cut
+from tests.guest.scripted import LANES, Fault, Point, Scripted, connected, crash, cut, shrink
 from tests.guest.test_stream_interrupted import Interrupted, interrupt
 
 TOTAL = 12
@@ -150,6 +150,45 @@ def test_what_is_sent_ahead_comes_again_in_order() -> None:
     ran = run(scripted)
     assert openings(scripted) == [(0, 0, [0]), (2, 2, [2, 4, 6, 8, 10])]
     assert (scripted.values, ran.reported_events) == ([*range(TOTAL)], TOTAL)
+
+
+SMALLER = [
+    (Limits(max_block_events=3), 3),
+    (Limits(max_window_events=3), 3),
+    (Limits(max_uncommitted_events=4), 2),
+    (Limits(max_message_bytes=512 + 9 * 1), 1),
+    (Limits(max_block_events=5), 4),
+]
+
+
+@pytest.mark.parametrize(("limits", "most"), SMALLER)
+@pytest.mark.parametrize(
+    ("point", "time", "fault", "back_at"),
+    [
+        (Point.OPENED, 1, cut(), 0),
+        (Point.BLOCK, 1, crash(), 0),
+        (Point.BLOCK, 2, cut(), 4),
+        (Point.APPLIED, 3, cut(), 12),
+    ],
+)
+def test_a_hypervisor_may_come_back_with_smaller_limits(
+    limits: Limits, most: int, point: Point, time: int, fault: Fault, back_at: int
+) -> None:
+    """What it lacks is cut anew, into blocks that it takes, and so is all that comes after."""
+    scripted = Scripted({(point, time): shrink(fault, limits)})
+    ran = run(scripted)
+    blocks = [first for start in range(back_at, TOTAL, BLOCK) for first in range(start, start + BLOCK, most)]
+    assert openings(scripted)[1:] == [(min(back_at, 8), back_at, blocks)]
+    assert (scripted.values, ran.reported_events) == ([*range(TOTAL)], TOTAL)
+
+
+@pytest.mark.parametrize(("limits", "most"), SMALLER[:-1])
+def test_blocks_whose_outcomes_have_come_are_not_cut_anew(limits: Limits, most: int) -> None:
+    """Outcomes that come again in other parts could not be compared: the run ends, and says why."""
+    scripted = Scripted({(Point.BLOCK, 3): shrink(crash(), limits)}, commit=lambda applied: applied // 8 * 4)
+    with pytest.raises(CouldNotFinish, match=f"no more than {most} events in a block now.*start the run"):
+        run(scripted)
+    assert len(scripted.openings) == 2
 
 
 def test_what_has_arrived_is_confirmed_anew() -> None:

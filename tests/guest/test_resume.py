@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from guest_svc import stream as stream_module
+from guest_svc import window
 from guest_svc.cli import main
 from guest_svc.hypervisor import Hypervisor
 from guest_svc.options import HYPERVISOR_VARIABLE
@@ -162,7 +162,7 @@ def test_a_crash_while_the_resumed_guest_catches_up(
         return not_there(stream, events)
 
     monkeypatch.setattr(EventStream, "_not_there", crash_first)
-    monkeypatch.setattr(stream_module, "_largest_block", lambda *_: 47)
+    monkeypatch.setattr(window, "largest_block", lambda *_: 47)
     code, out, err = guest(*TWO_VCPUS, f"--resume={session}")
     ((committed, applied),) = places
     assert committed < applied

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from guest_svc.errors import BadInput, CouldNotFinish, GuestError
+from guest_svc.errors import BadInput, CouldNotFinish, GaveUp, GuestError
 from guest_svc.retry import LONGEST_WAIT_SECONDS, Retry
 from guest_svc.stream import EventStream
 from tests.guest.keeper import COLUMNS, Response, create, events
@@ -159,22 +159,37 @@ REFUSALS: list[tuple[Code, str, type[GuestError], str]] = [
         Code.NOT_FOUND,
         "SESSION_NOT_FOUND",
         CouldNotFinish,
-        "the session no longer: .* start the run again",
+        "(broke at event 0|cannot be finished): .*not_found; start the run",
     ),
     (
         Code.FAILED_PRECONDITION,
         "ENGINE_CHANGED",
         CouldNotFinish,
-        "other rules than those that the session",
+        "^the hypervisor cannot go on with the session: it has other rules now than .*; start the run again",
     ),
-    (Code.FAILED_PRECONDITION, "POLICY_FAILED", CouldNotFinish, "because of policy_failed"),
+    (
+        Code.FAILED_PRECONDITION,
+        "POLICY_FAILED",
+        CouldNotFinish,
+        "^the hypervisor cannot go on .*: because of policy_failed",
+    ),
     (Code.FAILED_PRECONDITION, "SESSION_FINISHED", CouldNotFinish, "because of session_finished"),
-    (Code.DATA_LOSS, "STATE_DAMAGED", CouldNotFinish, "because of state_damaged"),
+    (
+        Code.DATA_LOSS,
+        "STATE_DAMAGED",
+        CouldNotFinish,
+        "^the hypervisor cannot go on .*: .*_damaged; start the run",
+    ),
     (Code.DATA_LOSS, "DIGEST_MISMATCH", CouldNotFinish, "because of digest_mismatch"),
     (Code.OUT_OF_RANGE, "GAP", CouldNotFinish, "because of gap"),
     (Code.ALREADY_EXISTS, "ALREADY_APPLIED", CouldNotFinish, "because of already_applied"),
     (Code.RESOURCE_EXHAUSTED, "STATE_TOO_LARGE", CouldNotFinish, "because of state_too_large"),
-    (Code.INTERNAL, "ENGINE_FAILED", CouldNotFinish, "because of engine_failed"),
+    (
+        Code.INTERNAL,
+        "ENGINE_FAILED",
+        CouldNotFinish,
+        "^the hypervisor cannot go on .*: because of engine_failed",
+    ),
     (Code.INTERNAL, "INTERNAL_ERROR", CouldNotFinish, "because of internal_error"),
     (Code.INVALID_ARGUMENT, "BAD_EVENT", BadInput, "because of bad_event"),
 ]
@@ -236,12 +251,13 @@ def test_a_drain_says_how_long_to_wait(milliseconds: int) -> None:
 
 @pytest.mark.parametrize("point", [Point.OPEN, Point.FINISH, Point.REPORT])
 def test_giving_up_tells_the_last_reason(point: Point) -> None:
-    """When the time is over in which nothing got done, what is told is what was heard last."""
+    """When the time is over in which nothing got done, that is told, and what was heard last."""
     scripted = Scripted({(point, number): cut(said=f"attempt {number}") for number in range(1, ALWAYS)})
     with pytest.raises(CouldNotFinish) as raised:
         run(scripted)
     attempts = len(scripted.clock.waits) + 1
-    assert str(raised.value).endswith(f": attempt {attempts} (UNAVAILABLE)")
+    assert isinstance(raised.value, GaveUp)
+    assert str(raised.value).endswith(f": attempt {attempts} (UNAVAILABLE); gave up after 30 s")
     assert scripted.clock.seconds == pytest.approx(RETRY_SECONDS)
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from guest_svc import embedded, progress, retry
+from guest_svc import attempts, embedded, progress, retry
 from guest_svc import hypervisor as hypervisor_module
-from guest_svc import stream as stream_module
 from guest_svc.cli import main
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.hypervisor import Hypervisor
@@ -21,6 +20,7 @@ from guest_svc.options import HYPERVISOR_VARIABLE
 from guest_svc.stream import EventStream
 from tests.faults.proxy import FaultProxy
 from tests.faults.toxics import LimitData
+from tests.guest.scripted import Clock
 
 RUN = ("run", "idle", "-p", "ticks=100")
 LONG_RUN = ("compare", "context-switch", "-p", "switches=20000")
@@ -64,18 +64,76 @@ def test_the_file_is_for_its_owner(address: str, guest: Guest, tmp_path: Path, u
 
 
 def test_the_file_names_the_newest_session(address: str, guest: Guest, tmp_path: Path) -> None:
-    """A file that is there is written anew, whatever was in it; a session that is resumed is in none."""
+    """A file that is there is written anew, and is its owner's alone; a resumed session is named too."""
     file, other = tmp_path / "session", tmp_path / "other"
     file.write_text("something longer than any session's id\n" * 100)
+    file.chmod(0o644)
     told = ("--hypervisor", address, "--session-file")
     sessions = []
     for _ in range(2):
         assert guest(*RUN, *told, str(file))[0] == 0
         sessions.append(file.read_text().strip())
+        assert file.stat().st_mode & 0o777 == 0o600
     assert len({len(session) for session in sessions}) == 1
     assert sessions[0] != sessions[1]
-    assert guest(*RUN, *told, str(other), f"--resume={sessions[0]}")[0] == 0
+    assert guest(*RUN, *told, str(other), f"--resume={sessions[0]}x")[0] == 2
     assert not other.exists()
+    assert guest(*RUN, *told, str(other), f"--resume={sessions[0]}")[0] == 0
+    assert other.read_text().strip() == sessions[0]
+
+
+def test_what_is_no_file_is_written_as_it_is(address: str, guest: Guest) -> None:
+    """A pipe takes an id too, and keeps its mode."""
+    reading, writing = os.pipe()
+    before = os.fstat(writing).st_mode
+    assert guest(*RUN, "--hypervisor", address, "--session-file", f"/dev/fd/{writing}")[0] == 0
+    assert os.fstat(writing).st_mode == before
+    os.close(writing)
+    with open(reading, encoding="ascii") as pipe, Hypervisor(address) as hypervisor:
+        assert hypervisor.session(pipe.read().strip()).status.label == "idle"
+
+
+@pytest.mark.parametrize("told_to", ["the file", "a terminal", "who resumes", "nobody"])
+def test_giving_up_says_how_to_go_on(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_to: str
+) -> None:
+    """A hypervisor may come back later: who knows the session's id is told what to do then, in one line."""
+    file, clock, send = tmp_path / "session", Clock(), EventStream.send
+    retries = partial(retry.Retry, now=clock.now, sleep=clock.sleep)
+    for module in (attempts, hypervisor_module):
+        monkeypatch.setattr(module, "Retry", retries)
+    with EmbeddedHypervisor() as hypervisor:
+        known = ["--hypervisor", hypervisor.address, "--session-file", str(file)]
+
+        def kill_and_send(stream: EventStream, events: Any) -> None:
+            hypervisor._process.kill()
+            hypervisor._process.wait()
+            send(stream, events)
+
+        assert guest(*RUN, *known)[0] == 0
+        session = file.read_text().strip()
+        if told_to == "who resumes":
+            with Hypervisor(hypervisor.address) as client:
+                config = client.session(session).config
+                session = client.create_session(config).session_id
+            known = [*known[:2], f"--resume={session}"]
+        elif told_to != "the file":
+            known = known[:2]
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: told_to == "a terminal")
+        monkeypatch.setattr(EventStream, "send", kill_and_send)
+        code, out, err = guest(*RUN, *known)
+    said = err.splitlines()[-1]
+    hints = {
+        "the file": f"--resume with the id in {file}",
+        "a terminal": f"--resume={err.partition('--resume=')[2][:48]}",
+        "who resumes": "--resume",
+    }
+    hint = hints.get(told_to)
+    way_on = "" if hint is None else f"; {hint} goes on if the hypervisor has the session still"
+    assert (code, out) == (3, "")
+    assert said.startswith("guest-svc: the stream broke at event 0: ")
+    assert said.endswith(f"; gave up after 60 s{way_on}")
+    assert len(said.replace(str(tmp_path), "")) <= 250
 
 
 @pytest.mark.parametrize(
@@ -188,7 +246,7 @@ def test_a_private_hypervisor_that_dies_is_told_at_once(
 
     monkeypatch.setattr(embedded, "EmbeddedHypervisor", Watched)
     monkeypatch.setattr(EventStream, "send", kill_and_send)
-    for module in (stream_module, hypervisor_module):
+    for module in (attempts, hypervisor_module):
         monkeypatch.setattr(module, "Retry", partial(retry.Retry, sleep=sleep))
     code, out, err = guest(*RUN)
     assert (code, out) == (3, "")

@@ -16,7 +16,8 @@ from guest_svc import attempt, embedded
 from guest_svc import hypervisor as hypervisor_module
 from guest_svc.errors import BadInput, CouldNotFinish, NotConnected
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.stream import WINDOW_BLOCKS, EventStream
+from guest_svc.stream import EventStream
+from guest_svc.window import WINDOW_BLOCKS
 from tests.guest.keeper import COLUMNS, Keeper, Limits, Response, Serve, applied, create, events, send_five
 
 
@@ -216,8 +217,8 @@ def test_the_first_reason_stands(serve: Serve) -> None:
     drained = Response(draining=hypervisor_pb2.Draining(applied_events=0))
 
     def look_late(stream: EventStream) -> None:
-        assert stream._attempt is not None
-        stream._attempt._reader.join()  # both have arrived
+        assert stream._attempts._attempt is not None
+        stream._attempts._attempt._reader.join()  # both have arrived
         stream.wait_until_applied()
 
     with pytest.raises(CouldNotFinish, match="the hypervisor is stopping at event 0"):
@@ -314,6 +315,14 @@ def test_a_hypervisor_that_stops_at_the_first_call_is_named(serve: Serve) -> Non
     said = f"^the hypervisor at {hypervisor.address} is stopping: it cancelled the call$"
     with pytest.raises(NotConnected, match=said):
         hypervisor.create_session(hypervisor_pb2.SessionConfig(label="stop"))
+
+
+def test_a_hypervisor_that_takes_no_session_now_is_there(serve: Serve) -> None:
+    """Where a first call is refused for now, nobody says that no hypervisor answers."""
+    hypervisor = serve(Keeper())
+    said = f"^the hypervisor at {hypervisor.address} begins no session now: the disk is full .reason NOT"
+    with pytest.raises(NotConnected, match=said):
+        hypervisor.create_session(hypervisor_pb2.SessionConfig(label="full"))
 
 
 SERVER_THAT = """

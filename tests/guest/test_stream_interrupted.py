@@ -10,14 +10,14 @@ import pytest
 
 from exitlab.blocks import DecodedBlock
 from exitlab.v1 import outcome_pb2
-from guest_svc import attempt
+from guest_svc import arrivals, attempt, attempts, kept, resumed, window
 from guest_svc import stream as stream_module
 from guest_svc.attempt import READER
 from guest_svc.hypervisor import Hypervisor
 from guest_svc.stream import EventStream
 from tests.guest.keeper import COLUMNS, Keeper, Limits, Response, Serve, create, events
 
-FILES = {attempt.__file__, stream_module.__file__}
+FILES = {module.__file__ for module in (arrivals, attempt, attempts, kept, resumed, stream_module, window)}
 
 
 class Interrupted(BaseException):

@@ -12,7 +12,8 @@ from exitlab.events import Column
 from exitlab.v1 import hypervisor_pb2
 from guest_svc.errors import CouldNotFinish
 from guest_svc.hypervisor import Hypervisor
-from guest_svc.stream import WINDOW_BLOCKS, EventStream
+from guest_svc.stream import EventStream
+from guest_svc.window import WINDOW_BLOCKS
 from tests.faults.cutting import FIRST, run_cut, run_spoiled
 from tests.faults.guest import LONG, LOOPS, POLICIES, SHORT, VCPUS, run_session
 from tests.faults.mute import MuteChannel, muted

@@ -131,7 +131,9 @@ class Keeper:
         self._start()
 
     def _wait(self, *expected: int) -> None:
-        found = self._zygote.wait(self._process)
+        self._check(self._zygote.wait(self._process), *expected)
+
+    def _check(self, found: int, *expected: int) -> None:
         if found not in expected:
             self.troubles.append(f"a server ended with {found}, expected {expected}; see {self.log}")
 
@@ -139,9 +141,13 @@ class Keeper:
         if self._timer is not None:
             self._timer.cancel()
         os.kill(self._process, signal.SIGTERM)
-        self._wait(0)
+        found, expected = self._zygote.wait(self._process), 0
         self._say("")  # so that a read of what is left comes to an end
         for line in iter(self._lines.readline, b"\n"):
             said, *words = line.decode().rstrip("\n").split("\t")
             if said == ARRIVALS:
                 self.arrivals.update({site: int(n) for site, n in (word.split("=") for word in words)})
+            elif said == KILL:  # it came by its site no sooner than in this drain
+                self.struck[words[0]] += 1
+                expected = -signal.SIGKILL
+        self._check(found, expected)
