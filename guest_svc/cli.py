@@ -90,9 +90,9 @@ def _compare(options: argparse.Namespace) -> int:
         tabulations = _start_tabulations(options, stack)
         from functools import partial  # noqa: PLC0415  (with the rest of what is imported late)
 
-        from guest_svc import own_policies, render, results, run, sources  # noqa: PLC0415  (numpy and grpc)
+        from guest_svc import own_policies, render, replay, results, run, sources  # noqa: PLC0415  (numpy and grpc)
         from guest_svc.session_note import SessionNote  # noqa: PLC0415
-        from guest_svc.sessions import QUIET, Talk  # noqa: PLC0415
+        from guest_svc.sessions import Talk  # noqa: PLC0415
 
         workload = sources.open_source(
             sources.SourceChoice(
@@ -102,6 +102,7 @@ def _compare(options: argparse.Namespace) -> int:
                 events=options.events,
                 cycles_per_instruction=options.cpi,
                 must_be_recorded=options.must_be_recorded,
+                vendor=options.vendor,
             )
         )
         words = options.policy or options.default_policies
@@ -109,7 +110,7 @@ def _compare(options: argparse.Namespace) -> int:
         hypervisor = _connect(find_hypervisor, stack, options)
         plan = run.Plan(
             policies=names,
-            vendor=results.vendor_number(options.vendor),
+            vendor=results.vendor_of(options.vendor, workload.vendor),
             price_names=list(dict.fromkeys(options.prices or (DEFAULT_PRICES,))),
             has_ranges=options.ranges,
             own=own_policies.without_clashes(own, words, names, hypervisor),
@@ -123,9 +124,11 @@ def _compare(options: argparse.Namespace) -> int:
             can_resume=not workload.reads_outcomes,
         )
         # A private hypervisor ends with its guest, and so do its sessions.
-        talk = Talk(told, note.take) if options.hypervisor else QUIET
+        talk = Talk(told, note.take) if options.hypervisor else Talk(told)
         try:
-            document = run.compare(hypervisor, workload, plan, talk, *sessions)
+            document = replay.compare(
+                hypervisor, workload, plan, talk, *sessions, options.accesses_per_window
+            )
         except GaveUp as error:
             raise GaveUp(f"{error}{note.way_on}") from None
         write_output(render.formatted(document, options.output, has_detail=options.detail))
@@ -159,6 +162,20 @@ def _workloads(options: argparse.Namespace) -> int:
         write_output(json.dumps({"workloads": workloads}, indent=2) + "\n")
     else:
         write_output(sources.list_csv(workloads) if options.output == "csv" else sources.list_text(workloads))
+    return 0
+
+
+def _stat(options: argparse.Namespace) -> int:
+    """Print a text trace's own exits."""
+    from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
+
+    from guest_svc import render_stat  # noqa: PLC0415  (imports numpy)
+    from guest_svc.traces.stat import trace_stat  # noqa: PLC0415
+
+    document = trace_stat(Path(options.source), options.vcpu, options.key)
+    write_output(render_stat.formatted(document, options.output))
+    for note in render_stat.notes(document):
+        tell("guest-svc", note)
     return 0
 
 
@@ -283,6 +300,7 @@ _COMMANDS = {
     "run": _run,
     "compare": _compare,
     "workloads": _workloads,
+    "stat": _stat,
     "demo": _demo,
     "conform": _conform,
     "serve": _serve,

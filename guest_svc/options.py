@@ -46,6 +46,15 @@ def make_parser(commands: Mapping[str, Command], chosen: str = "") -> argparse.A
     _add_source(replay, "the file of a recorded trace, or the name of a shipped one", COMPARED_POLICIES)
     replay.set_defaults(must_be_recorded=True)
 
+    stat = add.add_parser("stat", help="print a text trace's own exits, as perf kvm stat report does")
+    stat.set_defaults(command=commands["stat"])
+    stat.add_argument("source", metavar="FILE", help="text of perf script or trace-cmd report, gzip or not")
+    stat.add_argument("--vcpu", type=int, metavar="N", help="of the vCPU that the trace calls so only")
+    stat.add_argument(
+        "--key", choices=("sample", "time"), default="sample", help="what to sort by (default sample)"
+    )
+    _add_output(stat)
+
     workloads = add.add_parser("workloads", help="list the workloads and their parameters")
     workloads.set_defaults(command=commands["workloads"])
     _add_output(workloads)
@@ -108,12 +117,15 @@ def _add_source(parser: argparse.ArgumentParser, help_text: str, policies: Seque
     parser.add_argument("source", metavar="SOURCE", help=help_text)
     _add_parameter(parser)
     _add_policies(parser, policies)
-    parser.add_argument("--vendor", choices=("vmx", "svm"), default="vmx", help="(default vmx)")
+    help_text = "(default: that of a recorded trace, else vmx)"
+    parser.add_argument("--vendor", choices=("vmx", "svm"), help=help_text)
     parser.add_argument(
         "--events", type=int, metavar="N", help="cut the source, or extend a generated one, to N events"
     )
     parser.add_argument("--seed", type=int, metavar="S", help="seed of a generated workload (default 0)")
-    parser.add_argument("--cpi", metavar="X", help="guest cycles of a trace's instruction (default 1)")
+    parser.add_argument("--cpi", metavar="X", help="guest cycles of a capture's instruction (default 1)")
+    help_text = "replay a text trace also with K accesses in each window of its lazily tracking host"
+    parser.add_argument("--accesses-per-window", metavar="K", type=int, help=help_text)
     parser.add_argument(
         "--prices",
         action="append",

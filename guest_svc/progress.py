@@ -44,15 +44,15 @@ class Progress:
         self._cuts += 1
         self._wipe()
 
-    def update(self, events: int) -> None:
-        """Draw that ``events`` events are sent, at most ten times a second."""
+    def update(self, events: int, fraction_read: float | None = None) -> None:
+        """Draw that ``events`` events are sent and how much of the source is read, ten times a second."""
         if not self._is_shown:
             return
         now = time.monotonic()
         if now - self._drawn_at < _REDRAW_SECONDS:
             return
         self._drawn_at = now
-        line = bar(self._label, events, self._total)
+        line = bar(self._label, events, self._total, fraction_read)
         if self._cuts:
             line += f", cut {self._cuts} times" if self._cuts > 1 else ", cut once"
         padding = " " * max(0, self._drawn_columns - len(line))
@@ -76,10 +76,13 @@ def notice(text: str) -> Iterator[None]:
             sys.stderr.flush()
 
 
-def bar(label: str, events: int, total_events: int | None) -> str:
-    """Return one line that says how far a run is."""
-    if not total_events:
+def bar(label: str, events: int, total_events: int | None, fraction_read: float | None = None) -> str:
+    """Return one line that says how far a run is: by its events, else by what is read of its source."""
+    if total_events:
+        share, of = events / total_events, f"of {total_events:,} events"
+    elif fraction_read is not None:
+        share, of = fraction_read, f"read, {events:,} events"
+    else:
         return f"{label} {events:,} events"
-    share = min(1.0, events / total_events)
-    filled = int(share * _WIDTH)
-    return f"{label} [{'#' * filled}{'.' * (_WIDTH - filled)}] {share:4.0%} of {total_events:,} events"
+    filled = int(min(1.0, share) * _WIDTH)
+    return f"{label} [{'#' * filled}{'.' * (_WIDTH - filled)}] {min(1.0, share):4.0%} {of}"

@@ -1,16 +1,15 @@
-"""The JSON object as text for people and as CSV for tables; pure functions of the object."""
+"""The JSON object as text for people; pure functions of the object."""
 
-import csv
-import io
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from guest_svc.lane_runs import notes
+from guest_svc.render_csv import csv_text
 from guest_svc.render_earlier import earlier_text
+from guest_svc.render_trace import has_lower_bounds, interval_table, trace_sentences
 from guest_svc.render_words import (
-    LANE_KEYS,
     LINE_CHARACTERS,
     lane_label,
     names_of,
@@ -25,7 +24,7 @@ from guest_svc.results import IGNORE_POLICY, Document, loss_against
 _NOTHING: Final = "-"
 _KEY: Final = (
     "story: what the guest saw against the bare architecture; here: known to be wrong, but not by this; "
-    "{loss}DR exits: of MOV DR, in all and a second of a vCPU's wall time; "
+    "{loss}DR exits: of MOV DR, in all{bound} and a second of a vCPU's wall time; "
     "others: all other exits, of #DB too; overhead and its parts: shares of all cycles; sync opens and "
     "closes windows, standing is all other upkeep. Policies that claim to be correct and were come first."
 )
@@ -42,6 +41,8 @@ def formatted(document: Document, output: str, *, has_detail: bool = False) -> s
 def text(document: Document, *, has_detail: bool = False) -> str:
     """Return a run for people: what ran, a row for each lane, and what was found."""
     parts = [_heading(document), f"{lane_table(document)}\n{key(document)}"]
+    if "intervals" in document:
+        parts.append(interval_table(document))
     if has_detail:
         parts += [_detail(lane) for lane in ordered(document["lanes"])]
     if "earlier" in document:
@@ -52,35 +53,13 @@ def text(document: Document, *, has_detail: bool = False) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def csv_text(document: Document) -> str:
-    """Return a run as rows of lane, metric and value; names of nested metrics are joined by points."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("lane", "policy", "vendor", "prices", "metric", "value"))
-    keys = LANE_KEYS
-    source = {key: value for key, value in document.items() if key not in {"lanes", "ranges", "earlier"}}
-    writer.writerows(("", "", "", "", metric, value) for metric, value in _leaves(source))
-    for number, lane in enumerate(document["lanes"]):
-        place = (number, *(lane[key] for key in keys))
-        rest = {key: value for key, value in lane.items() if key not in keys}
-        writer.writerows((*place, metric, value) for metric, value in _leaves(rest))
-    for lane in document.get("earlier", {}).get("lanes", ()):
-        place = ("", *(lane[key] for key in keys))
-        rest = {key: value for key, value in lane.items() if key not in keys}
-        writer.writerows((*place, f"earlier.{metric}", value) for metric, value in _leaves(rest))
-    for point in document.get("ranges", ()):
-        place = ("", *(point[key] for key in keys))
-        metric = f"ranges.dr_write={point['dr_write']}.dr_read={point['dr_read']}"
-        writer.writerow((*place, metric, point["throughput_loss_against_ignore"]))
-    return out.getvalue()
-
-
 def key(document: Document) -> str:
     """Return what the words of the table mean."""
     bounds = {bound["policy"] for bound in _bounds(document).values()}
     against = IGNORE_POLICY if bounds == {IGNORE_POLICY} else "the cheapest shown"
     loss = f"loss: of throughput against {against}; " if bounds else ""
-    return textwrap.fill(_KEY.format(loss=loss), LINE_CHARACTERS)
+    bound = ", >= where it is a lower bound" if has_lower_bounds(document) else ""
+    return textwrap.fill(_KEY.format(loss=loss, bound=bound), LINE_CHARACTERS)
 
 
 def lane_table(document: Document) -> str:
@@ -110,6 +89,7 @@ def findings(document: Document) -> list[str]:
         *_costs(document),
         *(sentence for lane in ordered(document["lanes"]) for sentence in _stories(document, lane)),
         *_recorded(document["reference"]),
+        *trace_sentences(document),
         *notes(document["lane_runs"]),
         *reconnected(document["reconnects"]),
     ]
@@ -168,7 +148,7 @@ def _lane_row(
         lane_label(document, lane),
         verdict_word(lane),
         *(() if loss is None else (f"{loss:.1%}",)),
-        f"{exits['DR_ACCESS']:,}",
+        f"{'>=' if exits['DR_ACCESS'] and has_lower_bounds(document) else ''}{exits['DR_ACCESS']:,}",
         f"{lane['rates']['dr_access_per_wall_second']:,.0f}",
         f"{sum(exits.values()) - exits['DR_ACCESS']:,}",
         f"{lane['windows']:,}",
@@ -287,16 +267,3 @@ def _recorded(reference: Document) -> list[str]:
     if reference["contradictions"]:
         sentences.append(f"{reference['contradictions']:,} recorded MOV DR retired but fault here.")
     return sentences
-
-
-def _leaves(value: object, name: str = "") -> Iterable[tuple[str, object]]:
-    """Yield every number and text inside an object, under its path."""
-    if isinstance(value, dict):
-        items: Iterable[tuple[object, object]] = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
-        yield name, "" if value is None else str(value).lower() if isinstance(value, bool) else value
-        return
-    for key, inner in items:
-        yield from _leaves(inner, f"{name}.{key}" if name else str(key))

@@ -64,6 +64,11 @@ def verdict_word(lane: Document) -> str:
     return _KNOWN_WRONG if verdict == "same" and not lane["claims_correct"] else _VERDICTS[verdict]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, in the singular for one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def reconnected(times: int) -> list[str]:
     """Return the sentence that the stream was cut, if it was."""
     often = "once" if times == 1 else f"{times:,} times"

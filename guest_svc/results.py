@@ -56,6 +56,13 @@ def vendor_number(name: str) -> policy_pb2.Vendor.ValueType:
     return next(number for number, known in _VENDOR_NAMES.items() if known == name)
 
 
+def vendor_of(asked: str | None, recorded: int | None) -> policy_pb2.Vendor.ValueType:
+    """Return the vendor to run as: the one that is asked for, else the recording's, else VMX."""
+    if asked is not None:
+        return vendor_number(asked)
+    return policy_pb2.Vendor.ValueType(recorded) if recorded is not None else policy_pb2.VENDOR_VMX
+
+
 def verdict_name(verdict: int) -> str:
     """Return the name that documents give a verdict.
 

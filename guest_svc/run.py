@@ -123,7 +123,7 @@ def compare(
     beside = find_earlier(hypervisor, earlier, plan.price_names) if earlier else None
     ran = run_lanes(hypervisor, workload, lanes, plan.price_names, talk, resume)
     session_id, report = ran.streamed.session_id, ran.streamed.report
-    # A generated guest's cycles are of its own clock; a recording has instructions, and the list's clock.
+    # A capture has instructions and no clock: the list's is taken. All others have one of their own.
     clocks = {
         name: workload.clock_hertz if workload.has_own_clock else price_lists[name].clock_hertz
         for name in plan.price_names

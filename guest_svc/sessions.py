@@ -156,7 +156,7 @@ def _carry(
             if arriving is not None:
                 stream.wait_until_applied()
                 outcomes = arriving.of(len(block))
-            progress.update(stream.applied_events)
+            progress.update(stream.applied_events, workload.fraction_read)
             try:
                 block = blocks.send(outcomes)
             except StopIteration:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from os.path import isfile  # Path.is_file raises for a name that is too long
+from os.path import exists, isfile  # those of Path raise for a name that is too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class SourceChoice:
     events: int | None = None
     cycles_per_instruction: str | None = None
     must_be_recorded: bool = False
+    vendor: str | None = None
 
 
 def open_source(choice: SourceChoice, found: "WorkloadSource | None" = None) -> "Workload":
@@ -45,13 +46,15 @@ def open_source(choice: SourceChoice, found: "WorkloadSource | None" = None) -> 
 
     """
     if found is None:
-        found = find_source(choice.source, must_be_recorded=choice.must_be_recorded)
+        found = load_source(choice.source, must_be_recorded=choice.must_be_recorded, vendor=choice.vendor)()
     if choice.must_be_recorded and not found.is_recorded:
         raise BadInput(f"{choice.source}: a generated workload, not a recorded trace; use run or compare")
     parameters = dict(choice.parameters)
     if choice.cycles_per_instruction is not None:
-        if not found.is_recorded:
-            raise BadInput(f"{choice.source}: --cpi is for recorded traces; this one has cycles of its own")
+        if CYCLES_PER_INSTRUCTION not in {parameter.name for parameter in found.parameters}:
+            raise BadInput(
+                f"{choice.source}: --cpi is for captures, which count instructions; this one has a clock"
+            )
         if CYCLES_PER_INSTRUCTION in parameters:
             raise BadInput(
                 f"--cpi {choice.cycles_per_instruction}: -p {CYCLES_PER_INSTRUCTION}="
@@ -77,8 +80,12 @@ def find_source(source: str, *, must_be_recorded: bool = False) -> "WorkloadSour
     return load_source(source, must_be_recorded=must_be_recorded)()
 
 
-def load_source(source: str, *, must_be_recorded: bool = False) -> "Callable[[], WorkloadSource]":
+def load_source(
+    source: str, *, must_be_recorded: bool = False, vendor: str | None = None
+) -> "Callable[[], WorkloadSource]":
     """Load what a source stands for; what a plug-in declares is checked when the result is called.
+
+    ``vendor`` is what is asked for, should it be a trace that has exits of one.
 
     Raises:
         BadInput: It stands for nothing, or for a plug-in that cannot be loaded.
@@ -100,7 +107,7 @@ def load_source(source: str, *, must_be_recorded: bool = False) -> "Callable[[],
     if _is_path(source):
         if source.endswith(".py") and not must_be_recorded:
             raise BadInput(f"{source}: say which class, after a colon: {source}:CLASS")
-        return partial(_trace, source)
+        return partial(_trace, source, vendor)
     return _load_named(source)
 
 
@@ -127,16 +134,23 @@ def _load_named(name: str) -> "Callable[[], WorkloadSource]":
     return found
 
 
-def _trace(source: str) -> "WorkloadSource":
-    from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
-
+def _trace(source: str, vendor: str | None) -> "WorkloadSource":
     _check_file(source)
-    return CaptureSource(Path(source))
+    return _trace_source(Path(source), vendor)
+
+
+def _trace_source(path: Path, vendor: str | None) -> "WorkloadSource":
+    """Return the trace that a file holds: columns of a capture, or else text, by its first bytes."""
+    from guest_svc.traces.captures import CaptureSource  # noqa: PLC0415
+    from guest_svc.traces.exits.trace import TextTraceSource  # noqa: PLC0415
+    from guest_svc.traces.text.files import is_capture  # noqa: PLC0415
+
+    return CaptureSource(path) if is_capture(path) else TextTraceSource(path, vendor=vendor)
 
 
 def _is_path(source: str) -> bool:
     """Return whether a source is written as a path; a bare name that is a file is one too."""
-    return "/" in source or "\\" in source or source.endswith(".npz") or source == "." or isfile(source)
+    return "/" in source or "\\" in source or source.endswith(".npz") or source == "." or exists(source)
 
 
 def _check_file(source: str) -> None:
@@ -147,8 +161,8 @@ def _check_file(source: str) -> None:
         raise BadInput(f"{source}: no such file") from None
     except OSError as error:
         raise BadInput(f"{source}: {error.strerror or error}") from None
-    if not stat.S_ISREG(mode):
-        raise BadInput(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        raise BadInput(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'neither a file nor a pipe'}")
 
 
 def list_workloads() -> tuple[list[dict[str, Any]], list[str]]:

@@ -192,6 +192,8 @@ class Workload(ABC):
     #: Whether fetches and accesses are matched; else debug exceptions come as events.
     computed_breakpoints: bool = True
     clock_hertz: int
+    #: Whose exits a recording has, by the contract's number; nothing where events are any vendor's.
+    vendor: int | None = None
     seed: int
     #: Events of the guest and its host; neither ADVANCE nor unrecorded events are among them. None where that
     #: is not known before ``blocks`` has ended; then it is final, as are records and skipped.

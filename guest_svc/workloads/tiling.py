@@ -209,8 +209,7 @@ class TiledWorkload(GeneratedWorkload):
 
     def _finish(self) -> None:
         self.columns = self.table.columns
-        self.total_events = self.events_asked or self._count_events(self.default_steps)
-        self.records = self.total_events
+        self.total_events = self.records = self.events_asked or self._count_events(self.default_steps)
 
     def _count_events(self, steps: int) -> int:
         chunk = 1 << 16
@@ -222,7 +221,7 @@ class TiledWorkload(GeneratedWorkload):
     def blocks(self, block_events: int = BLOCK_EVENTS) -> Blocks:
         """Yield all events from the start, at most ``block_events`` at a time."""
         steps = max(1, block_events // self.step_events)
-        left, start = self.total_events, 0
+        left, start = self.records, 0
         while left > 0:
             laid = self.table.lay(self.segments(start, start + steps))
             start += steps

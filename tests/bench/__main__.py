@@ -21,6 +21,7 @@ from tests.bench import (
     replay,
     sessions,
     start,
+    traces,
     transport,
 )
 from tests.bench.measure import Differs, say
@@ -40,6 +41,7 @@ TOPICS: Final[dict[str, Callable[[Plan], list[Row]]]] = {
     "own-policies": own_policies.rows,
     "start": start.rows,
     "replay": replay.rows,
+    "traces": traces.rows,
     "memory": memory.rows,
     "growth": growth.rows,
 }

@@ -236,7 +236,7 @@ def test_conform_counts_and_fails_by_its_exit_code(run: Any, tmp_path: Path) -> 
         (["compare", "idle", "--prices", "seed-2015"], "no price list 'seed-2015'; did you mean seed-2014"),
         (["compare", "idle", "--policy", "kvm-6.15"], "kvm-6.14"),
         (["compare", "idle", "--ranges", "--policy", "kvm-6.14"], "--ranges states losses against ignore"),
-        (["run", "idle", "--cpi", "2"], "idle: --cpi is for recorded traces"),
+        (["run", "idle", "--cpi", "2"], "idle: --cpi is for captures"),
         (
             ["replay", "capture:idle-shell", "--cpi", "0"],
             "cpi=0: expected 0.001 to 1000.0",
@@ -262,7 +262,7 @@ def test_conform_counts_and_fails_by_its_exit_code(run: Any, tmp_path: Path) -> 
         (["replay", "idle"], "idle: a generated workload, not a recorded trace"),
         (["replay", "none.npz"], "none.npz: no such file"),
         (["replay", "/"], "/: a folder"),
-        (["replay", os.devnull], f"{os.devnull}: not a regular file"),
+        (["replay", os.devnull], f"{os.devnull}: neither a file nor a pipe"),
         (["compare", "x" * 5000], "no workload 'xxx"),
         (["compare", "/" + "x" * 5000], "xxx: File name too long"),
         (["compare", "x" * 5000 + ".npz"], "xxx.npz: File name too long"),

@@ -12,7 +12,7 @@ import pytest
 
 import guest_svc
 from exitlab.v1 import policy_pb2, report_pb2
-from guest_svc import render, render_words
+from guest_svc import render, render_csv, render_words
 from guest_svc.errors import CouldNotFinish
 from guest_svc.progress import bar
 from guest_svc.results import (
@@ -161,7 +161,8 @@ def test_schema_refuses_what_is_not_an_object_of_ours(
 def test_every_field_of_the_schema_is_written(document: dict[str, Any]) -> None:
     """Optional fields apart, the schema's names are the object's, so neither drifts from the other."""
     lane_schema = SCHEMA["$defs"]["lane"]["properties"]
-    assert set(document) == set(SCHEMA["properties"]) - {"ranges", "earlier"}
+    optional = {"ranges", "earlier", "trace", "evidence", "intervals"}
+    assert set(document) == set(SCHEMA["properties"]) - optional
     assert set(document["lanes"][0]) == set(lane_schema)
     assert set(document["lanes"][0]["story"]) == set(lane_schema["story"]["properties"])
 
@@ -441,7 +442,7 @@ def test_generated_sources_have_no_sentence_on_recorded_reads(document: dict[str
 
 def test_csv_has_every_figure_in_a_row_of_its_own(document: dict[str, Any]) -> None:
     """The table is long: lane, metric, value, and the source's own facts with no lane."""
-    rows = list(csv.DictReader(io.StringIO(render.csv_text(document))))
+    rows = list(csv.DictReader(io.StringIO(render_csv.csv_text(document))))
     values = {(row["policy"], row["metric"]): row["value"] for row in rows}
     assert values["dear", "exits.DR_ACCESS"] == "12"
     assert values["dear", "story.first_divergence"] == ""
@@ -469,7 +470,7 @@ def test_ranges_mark_what_is_outside_the_claim(document: dict[str, Any]) -> None
     rows = [line.split() for line in render.text(document).splitlines()]
     assert ["60", "[40.0%]"] in rows
     assert ["150", "50.0%!"] in rows
-    assert "ranges.dr_write=150.dr_read=40,0.5" in render.csv_text(document)
+    assert "ranges.dr_write=150.dr_read=40,0.5" in render_csv.csv_text(document)
 
 
 @pytest.mark.parametrize("name", ["vmx", "svm"])
@@ -479,13 +480,14 @@ def test_vendors_have_one_name_each(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "total", "line"),
+    ("events", "total", "fraction", "line"),
     [
-        (5_000, None, "idle 5,000 events"),
-        (500, 1_000, f"idle [{'#' * 15}{'.' * 15}]  50% of 1,000 events"),
-        (2_000, 1_000, f"idle [{'#' * 30}] 100% of 1,000 events"),
+        (5_000, None, None, "idle 5,000 events"),
+        (5_000, None, 0.5, f"idle [{'#' * 15}{'.' * 15}]  50% read, 5,000 events"),
+        (500, 1_000, None, f"idle [{'#' * 15}{'.' * 15}]  50% of 1,000 events"),
+        (2_000, 1_000, None, f"idle [{'#' * 30}] 100% of 1,000 events"),
     ],
 )
-def test_progress_is_one_line(events: int, total: int | None, line: str) -> None:
-    """A bar where the total is known, a count where it is not, and never overfull."""
-    assert bar("idle", events, total) == line
+def test_progress_is_one_line(events: int, total: int | None, fraction: float | None, line: str) -> None:
+    """A bar where the total or what is read is known, else a count, and never overfull."""
+    assert bar("idle", events, total, fraction) == line

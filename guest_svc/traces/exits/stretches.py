@@ -1,0 +1,239 @@
+"""Stretches of records to blocks of events, each exit once and with what is known of it by then.
+
+What the host did about an exit stands in later records, up to the vCPU's next entry. An exit is held back,
+with all after it, until that has come; at most for one stretch, so that a vCPU that sleeps does not hold up
+the others: then the exit is taken for what it shows.
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exitlab.events import MAX_VCPUS, EventColumns
+from guest_svc.traces.exits.accesses import Access, Hidden, Verdicts, decode, judge
+from guest_svc.traces.exits.events import Around, columns_of, laid_out
+from guest_svc.traces.exits.pairs import NONE, Pairs, pair
+from guest_svc.traces.exits.roster import Roster
+from guest_svc.traces.text.table import UNKNOWN_VENDOR, Event, Table
+
+_NANOSECONDS: Final = 1_000_000_000
+
+T = TypeVar("T", Pairs, Access, Verdicts)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What came of the exits so far, counted.
+
+    Attributes:
+        events: Exits that became events.
+        hidden: What the exits of MOV DR were.
+        reasons: Exits by the number of their reason, as events carry it.
+        other_vendor: Exits of the other vendor: no events.
+        undecoded: Exits of MOV DR that do not say which register: no events.
+        after_end: Exits after the last event that was wanted: no events.
+        moves: Times that a vCPU was on another physical CPU than before.
+        modelled: Accesses that were assumed.
+        backwards: Exits at a time before that of their entry: the guest's time counts 0.
+        without_entry: Exits with an exit before them on the vCPU and no entry between.
+
+    """
+
+    events: int = 0
+    hidden: Hidden = field(default_factory=Hidden)
+    reasons: dict[int, int] = field(default_factory=dict)
+    other_vendor: int = 0
+    undecoded: int = 0
+    after_end: int = 0
+    moves: int = 0
+    modelled: int = 0
+    backwards: int = 0
+    without_entry: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How exits are read: as ``vendor``'s, with a clock, and so many accesses in a lazy window."""
+
+    vendor: int
+    cycles_per_ns: Fraction
+    has_entries: bool
+    accesses_per_window: int = 1
+
+    @classmethod
+    def at(cls, vendor: int, clock_hertz: int, accesses: int, *, has_entries: bool) -> "Reading":
+        """Return it for a clock in Hz."""
+        return cls(vendor, Fraction(clock_hertz, _NANOSECONDS), has_entries, accesses)
+
+
+class Stretches:
+    """Takes records stretch by stretch and gives the events that are ready."""
+
+    def __init__(self, roster: Roster, reading: Reading, most_events: int | None = None) -> None:
+        """Begin; no more than ``most_events`` are given."""
+        self.findings = Findings()
+        self._roster = roster
+        self._reading = reading
+        self._left = most_events
+        self._held = Table.empty(0)
+        self._done = np.zeros(0, np.bool_)  # those of the held that were given, or are no exits
+        self._lost_before = np.zeros(0, np.int64)
+        self._lost = 0
+        self._cpus = np.array(roster.initial_cpus, np.int64)
+        self._guest_ns = np.zeros(MAX_VCPUS, np.int64)
+        self._guest_cycles = np.zeros(MAX_VCPUS, np.int64)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many events as wanted were given."""
+        return self._left == 0
+
+    def take(self, table: Table, *, is_last: bool = False) -> EventColumns:
+        """Take the next records and return the next events; all that are left if these are the last.
+
+        Raises:
+            RosterGrew: A record is of a vCPU or CPU that the roster does not have.
+
+        """
+        is_lost = table.event == Event.LOST
+        lost_before = self._lost + np.cumsum(is_lost)
+        self._lost += int(is_lost.sum())
+        held = len(self._held)
+        table = Table.joined([self._held, table])
+        done = np.append(self._done, np.zeros(len(table) - held, np.bool_))
+        lost_before = np.append(self._lost_before, lost_before)
+        vcpus, cpus = self._roster.vcpus(table), self._roster.cpus_of(table)
+        pairs = pair(table, vcpus)
+        access = decode(table, pairs.exits, self._reading.vendor)
+        # What was held back once is not held back again.
+        open_exits = pairs.exits[pairs.is_open & (pairs.exits >= held)]
+        stop = len(table) if is_last else int(open_exits.min(initial=len(table)))
+        is_given = ~done[pairs.exits] & (pairs.exits < stop)
+        before = decode(table, np.maximum(pairs.exit_before, 0), self._reading.vendor)
+        verdicts = judge(table, pairs, access, before, lost_before)
+        given = np.flatnonzero(is_given)
+        given = given[np.argsort(pairs.exits[given])]  # in the order of the trace
+        events = self._events(
+            table, cpus, _taken(pairs, given), _taken(access, given), _taken(verdicts, given)
+        )
+        done[:stop] = True
+        kept = np.union1d(np.arange(stop, len(table)), _last_of_each(table, vcpus, stop))
+        self._held, self._done, self._lost_before = table.taken(kept), done[kept], lost_before[kept]
+        return events
+
+    def _events(
+        self, table: Table, cpus: NDArray[np.int64], pairs: Pairs, access: Access, verdicts: Verdicts
+    ) -> EventColumns:
+        found, vendor = self.findings, self._reading.vendor
+        printed = table.vendor[pairs.exits]
+        is_other = (printed != UNKNOWN_VENDOR) & (printed != vendor)
+        is_undecoded = access.is_access & ~access.is_decoded & ~is_other
+        is_event = ~is_other & ~is_undecoded
+        if self._left is not None:
+            is_after = is_event & (np.cumsum(is_event) > self._left)
+            found.after_end += int(is_after.sum())
+            is_event &= ~is_after
+            self._left -= int(is_event.sum())
+        found.other_vendor += int(is_other.sum())
+        found.undecoded += int(is_undecoded.sum())
+        cycles = self._cycles(table, pairs, is_event)
+        at = np.flatnonzero(is_event)
+        pairs, access, verdicts = _taken(pairs, at), _taken(access, at), _taken(verdicts, at)
+        found.events += len(at)
+        found.hidden.add(verdicts, access)
+        columns = columns_of(table, pairs, access, verdicts, vendor)
+        for reason, count in zip(*np.unique(table.reason[pairs.exits], return_counts=True), strict=True):
+            found.reasons[int(reason)] = found.reasons.get(int(reason), 0) + int(count)
+        accesses = self._assumed(verdicts)
+        moves = self._moves(pairs, cpus)
+        found.moves += int((moves != NONE).sum())
+        found.modelled += int(accesses.sum())
+        return laid_out(columns, Around(moves, cycles, accesses))
+
+    def _assumed(self, verdicts: Verdicts) -> NDArray[np.int64]:
+        """Return how many accesses are assumed after each event."""
+        is_window = verdicts.is_rerun
+        if not self.findings.hidden.traps_every_access:
+            is_window = is_window | verdicts.is_unclear
+        return is_window * np.int64(self._reading.accesses_per_window - 1)
+
+    def _moves(self, pairs: Pairs, cpus: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the physical CPU to which each event's vCPU has moved before it; -1 where it has not."""
+        order = np.argsort(pairs.vcpus.astype(np.int16), kind="stable")
+        whose, now = pairs.vcpus[order], cpus[pairs.exits[order]]
+        firsts, lasts = _firsts(whose), _lasts(whose)
+        before = np.append(NONE, now[:-1])[: len(now)]
+        before[firsts] = self._cpus[whose[firsts]]
+        self._cpus[whose[lasts]] = now[lasts]
+        moves = np.full(len(now), NONE, np.int64)
+        moves[order] = np.where(before != now, now, NONE)
+        return moves
+
+    def _cycles(self, table: Table, pairs: Pairs, is_event: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the guest's cycles before each exit that is an event, since the vCPU's event before.
+
+        The running sum is scaled and rounded down, so that nothing drifts.
+        """
+        order = np.argsort(pairs.vcpus.astype(np.int16), kind="stable")
+        whose = pairs.vcpus[order]
+        reached = np.cumsum(self._guest_time(table, pairs)[order])
+        firsts = _firsts(whose)
+        base = self._guest_ns[whose[firsts]] - np.append(0, reached)[firsts]
+        reached += np.repeat(base, np.diff(np.append(firsts, len(whose))))
+        lasts = _lasts(whose)
+        self._guest_ns[whose[lasts]] = reached[lasts]
+
+        scale = self._reading.cycles_per_ns
+        kept = is_event[order]
+        order, whose, reached = order[kept], whose[kept], reached[kept]
+        wholes, rests = np.divmod(
+            reached, scale.denominator
+        )  # in two steps: their product could pass 64 bits
+        cycles = wholes * scale.numerator + rests * scale.numerator // scale.denominator
+        gaps = np.diff(cycles, prepend=0)
+        firsts, lasts = _firsts(whose), _lasts(whose)
+        gaps[firsts] = cycles[firsts] - self._guest_cycles[whose[firsts]]
+        self._guest_cycles[whose[lasts]] = cycles[lasts]
+        found = np.zeros(len(is_event), np.int64)
+        found[order] = gaps
+        return found[is_event]
+
+    def _guest_time(self, table: Table, pairs: Pairs) -> NDArray[np.int64]:
+        """Return the nanoseconds for which the guest ran before each exit."""
+        since = pairs.entry_before if self._reading.has_entries else pairs.exit_before
+        self.findings.without_entry += int(((since == NONE) & (pairs.exit_before != NONE)).sum())
+        spent = table.time_ns[pairs.exits] - table.time_ns[np.maximum(since, 0)]
+        spent = np.where(since == NONE, 0, spent)
+        self.findings.backwards += int((spent < 0).sum())
+        found: NDArray[np.int64] = np.maximum(spent, 0)
+        return found
+
+
+def _firsts(whose: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where in rows ordered by vCPU each vCPU's begin."""
+    return np.flatnonzero(np.append(True, whose[1:] != whose[:-1])[: len(whose)])
+
+
+def _lasts(whose: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where in rows ordered by vCPU each vCPU's end."""
+    return np.flatnonzero(np.append(whose[1:] != whose[:-1], True)[: len(whose)])
+
+
+def _taken(columns: T, at: NDArray[np.int64]) -> T:
+    """Return some rows of columns that belong to exits."""
+    parts: dict[str, Any] = {name: getattr(columns, name)[at] for name in type(columns).__slots__}
+    return type(columns)(**parts)
+
+
+def _last_of_each(table: Table, vcpus: NDArray[np.int64], stop: int) -> NDArray[np.int64]:
+    """Return the rows of each vCPU's last exit and entry before ``stop``, to which the next ones refer."""
+    kept = []
+    for event in (Event.EXIT, Event.ENTRY):
+        rows = np.flatnonzero((table.event[:stop] == event) & (vcpus[:stop] >= 0))
+        last = np.full(MAX_VCPUS, -1, np.int64)
+        last[vcpus[rows]] = rows
+        kept.append(last[last >= 0])
+    return np.concatenate(kept)

@@ -1,0 +1,283 @@
+"""A recorded text trace as a source of events, streamed in one pass.
+
+The first stretch is read when the trace is opened: it says whose numbering the exits have, which vCPUs
+and CPUs there are, and whether entries are recorded. The rest is read while its events are sent.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final
+
+from exitlab.events import EventColumns
+from exitlab.exit_reasons import VENDOR_SVM, VENDOR_VMX
+from guest_svc.traces.ahead import Ahead
+from guest_svc.traces.exits.events import COLUMNS
+from guest_svc.traces.exits.roster import Census, Roster
+from guest_svc.traces.exits.stretches import Findings, Reading, Stretches
+from guest_svc.traces.text.reader import TraceReader
+from guest_svc.traces.text.table import EVENT_NAMES, Event, Table
+from guest_svc.traces.text.tally import Tally
+from guest_svc.workloads.base import (
+    API_VERSION,
+    BLOCK_EVENTS,
+    Blocks,
+    Parameter,
+    TraceError,
+    Workload,
+    check_run,
+    parse_parameters,
+)
+
+FIRST_CHUNKS: Final = 4
+_CHUNKS_AHEAD: Final = 24  # of some megabytes
+_VENDOR_NAMES: Final = {VENDOR_VMX: "vmx", VENDOR_SVM: "svm"}
+_EXIT_NAME: Final = next(name for name, event in EVENT_NAMES.items() if event is Event.EXIT)
+
+PARAMETERS: Final = (
+    Parameter(
+        "clock_hertz",
+        3_000_000_000,
+        "Hz",
+        "the guest's clock: a trace has seconds (an assumption)",
+        10**6,
+        9 * 10**9,
+    ),
+)
+
+
+class TextTrace(Workload):
+    """A text trace; what is known only at its end is filled in when its last block has been taken."""
+
+    is_recorded = True
+    has_own_clock: ClassVar[bool] = True
+    vendor: int
+    parameters = PARAMETERS
+    columns = COLUMNS
+    computed_breakpoints = False
+
+    def __init__(
+        self, source: "TextTraceSource", clock_hertz: int, events: int | None, accesses_per_window: int = 1
+    ) -> None:
+        """Read the first stretch; more than one access in each lazy window is assumed.
+
+        Raises:
+            TraceError: It is no trace that can be replayed.
+
+        """
+        self._is_begun = False
+        self.name = source.name
+        self.summary = source.summary
+        self.seed = 0
+        self.parameters_used = {"clock_hertz": clock_hertz}
+        self.clock_hertz = clock_hertz
+        self.accesses_per_window = accesses_per_window
+        self.total_events = None
+        self.records = 0
+        self.skipped = {}
+        self.findings = Findings()
+        self.is_whole = False
+        self._path = source.path
+        self._events_asked = events
+        self._census = Census()
+        self._reader = TraceReader(source.path)
+        self._tables = self._read_ahead()
+        self._first = self._read_first(self._tables)
+        self.has_entries = any((table.event == Event.ENTRY).any() for table in self._first)
+        self.vendor = self._leading_vendor(source.vendor)
+        self._set_roster(Roster(self._census.members, self._census.cpus | self._header_cpus()))
+
+    @property
+    def fraction_read(self) -> float | None:
+        """How much of the file is read; nothing for a pipe."""
+        return self._reader.fraction_read
+
+    @property
+    def can_read_again(self) -> bool:
+        """Whether it can be read from its start once more: a pipe cannot."""
+        return self._reader.can_read_again
+
+    def with_accesses(self, accesses_per_window: int) -> "TextTrace":
+        """Return the same trace, to be read again, with so many accesses in each lazy window."""
+        source = TextTraceSource(self._path, self.name, self.summary, _VENDOR_NAMES[self.vendor])
+        again = TextTrace(source, self.clock_hertz, self._events_asked, accesses_per_window)
+        again._set_roster(self.roster)
+        return again
+
+    def learn_roster(self) -> None:
+        """Read the whole trace for its vCPUs and CPUs, and begin again with all of them.
+
+        Raises:
+            TraceError: It is a pipe, or there are more than a session takes.
+
+        """
+        self._begin_again()
+        for table in self._tables:
+            self._census.add(table)
+        self._set_roster(Roster(self._census.members, self._census.cpus | self._header_cpus()))
+        self._begin_again()
+
+    def blocks(self, block_events: int = BLOCK_EVENTS) -> Blocks:
+        """Yield all rows from the start, at most ``block_events`` at a time.
+
+        Raises:
+            RosterGrew: A vCPU or CPU shows up that the first stretch has not: ``learn_roster`` helps.
+            TraceError: The trace cannot be read on, or not once more.
+
+        """
+        if self._is_begun:
+            self._begin_again()
+        self._is_begun = True
+        reading = Reading.at(
+            self.vendor, self.clock_hertz, self.accesses_per_window, has_entries=self.has_entries
+        )
+        stretches = Stretches(self.roster, reading, self._events_asked)
+        self.findings = stretches.findings
+        for table in self._all_tables():
+            rows = stretches.take(table)
+            yield from _cut(rows, block_events)
+            if stretches.is_full:
+                break
+        yield from _cut(stretches.take(Table.empty(0), is_last=True), block_events)
+        self._finish(is_whole=not stretches.is_full)
+
+    @property
+    def tally(self) -> Tally:
+        """What was found so far beside the records."""
+        return self._reader.tally
+
+    @property
+    def thread_names(self) -> dict[int, str]:
+        """The names of the threads seen so far."""
+        return self._reader.thread_names
+
+    def _all_tables(self) -> Iterator[Table]:
+        yield from self._first
+        self._first = []
+        yield from self._tables
+
+    def _read_first(self, tables: Iterator[Table]) -> list[Table]:
+        """Return the first stretch: some chunks, with an exit among them."""
+        first: list[Table] = []
+        has_exits = False
+        for table in tables:
+            # Before the first exit nothing is needed but who is there.
+            self._census.add(table)
+            first.append(table)
+            has_exits = has_exits or bool((table.event == Event.EXIT).any())
+            if len(first) >= FIRST_CHUNKS:
+                if has_exits:
+                    break
+                del first[:-1]
+        return first
+
+    def _begin_again(self) -> None:
+        if not self.can_read_again:
+            raise TraceError(f"{self._path}: a pipe cannot be read twice; save the trace as a file first")
+        self._reader = TraceReader(self._path)
+        self._tables = self._read_ahead()
+        self._first = []
+        self._is_begun = False
+
+    def _read_ahead(self) -> Iterator[Table]:
+        """Return the reader's tables; a cut trace is not read past its end, so that counts are its own."""
+        tables = self._reader.tables()
+        return tables if self._events_asked is not None else Ahead(tables, _CHUNKS_AHEAD)
+
+    def _header_cpus(self) -> set[int]:
+        return set(range(self._reader.header_cpus)) if self._reader.header_cpus <= 256 else set()
+
+    def _set_roster(self, roster: Roster) -> None:
+        self.roster = roster
+        self.vcpus = len(roster.members)
+        self.physical_cpus = len(roster.cpus)
+        self.initial_physical_cpus = roster.initial_cpus
+        self._is_begun = False
+
+    def _leading_vendor(self, asked: str | None) -> int:
+        """Return whose numbering the exits have: by the names in the first stretch, else what was asked."""
+        counts: Counter[int] = Counter()
+        for table in self._first:
+            exits = table.vendor[table.event == Event.EXIT]
+            counts.update({vendor: int((exits == vendor).sum()) for vendor in _VENDOR_NAMES})
+        shown = [vendor for vendor, count in counts.most_common() if count]
+        numbers = {name: number for number, name in _VENDOR_NAMES.items()}
+        if not shown:
+            if asked is None:
+                raise TraceError(
+                    f"{self._path}: its exits are numbers without a name, which say neither vmx nor svm: "
+                    "add --vendor"
+                )
+            return numbers[asked]
+        if asked is not None and numbers[asked] != shown[0]:
+            raise TraceError(
+                f"{self._path}: --vendor {asked}: its exits are of {_VENDOR_NAMES[shown[0]]}; their numbers "
+                "mean nothing on the other"
+            )
+        return shown[0]
+
+    def _finish(self, *, is_whole: bool) -> None:
+        """Take the counts of what was read."""
+        found, tally = self.findings, self._reader.tally
+        if is_whole and not found.events:
+            self._refuse_without_events()
+        self.is_whole = is_whole
+        self.total_events = found.events
+        self.unrecorded_events = 2 * found.moves + found.modelled
+        counted = +tally.records
+        self.records = sum(counted.values())
+        skipped = {name: count for name, count in sorted(counted.items()) if name != _EXIT_NAME}
+        other = _VENDOR_NAMES[VENDOR_SVM if self.vendor == VENDOR_VMX else VENDOR_VMX]
+        exits = {
+            f"{_EXIT_NAME} of {other}": found.other_vendor,
+            f"{_EXIT_NAME} without info1": found.undecoded,
+        }
+        unused = counted[_EXIT_NAME] - found.events - sum(exits.values())
+        exits[f"{_EXIT_NAME} after the last event"] = unused
+        self.skipped = skipped | {name: count for name, count in exits.items() if count}
+
+    def _refuse_without_events(self) -> None:
+        found = self.findings
+        raise TraceError(
+            f"{self._path}: none of its exits is an event: {found.other_vendor:,} are of another vendor, "
+            f"{found.undecoded:,} are MOV DR without info1"
+        )
+
+
+def _cut(rows: EventColumns, block_events: int) -> Iterator[EventColumns]:
+    for start in range(0, len(rows), block_events):
+        yield rows.rows(start, min(start + block_events, len(rows)))
+
+
+@dataclass(frozen=True, slots=True)
+class TextTraceSource:
+    """A text trace's file, not read yet; ``vendor`` is what was asked for, ``vmx`` or ``svm``."""
+
+    path: Path
+    name: str = ""
+    summary: str = "a recorded trace"
+    vendor: str | None = None
+    parameters: tuple[Parameter, ...] = field(default=PARAMETERS)
+    is_recorded: bool = True
+    documentation: str = __doc__
+    api_version: int = API_VERSION
+
+    def __post_init__(self) -> None:
+        """Name it after its file unless it has a name."""
+        if not self.name:
+            object.__setattr__(self, "name", self.path.name)
+
+    def make(self, parameters: Mapping[str, str], seed: int = 0, events: int | None = None) -> TextTrace:
+        """Return the trace with its first stretch read, cut after ``events`` events; a seed changes nothing.
+
+        Raises:
+            TraceError: It cannot be read, or is no trace.
+            WorkloadError: A parameter, the seed or the number of events is not taken.
+
+        """
+        check_run(self.name, seed, events)
+        values = parse_parameters(self.name, PARAMETERS, parameters)
+        clock_hertz = values["clock_hertz"]
+        assert isinstance(clock_hertz, int)
+        return TextTrace(self, clock_hertz, events)
