@@ -61,7 +61,7 @@ def tally_of(path: Path) -> Tally:
         (b"a\nb\n\0\n", "a binary file, not a text trace: line 3 has a zero byte"),
         (
             b"a line\nanother\n",
-            "line 1: not a line of perf script or trace-cmd report, as are 2 of its 2 lines",
+            "line 1: neither perf script nor trace-cmd report print such a line; none of its 2",
         ),
         (b"# only a comment\n", "none of its 1 lines is a record"),
         (b"x-1 [000] 1.000000: sched_switch: prev\n", "no kvm_exit among its 1 records: 1 sched_switch"),
@@ -69,7 +69,7 @@ def tally_of(path: Path) -> Tally:
             b"x-1 [000] 12345678: kvm_exit: reason HLT rip 0x1 info 0 0\n",
             "line 1: its time is a plain number",
         ),
-        (b"x-1 [000] -1.000000: kvm_exit: reason HLT rip 0x1 info 0 0\n", "line 1: not a line"),
+        (b"x-1 [000] -1.000000: kvm_exit: reason HLT rip 0x1 info 0 0\n", "line 1: neither perf script nor"),
         (
             b"x-1 [000] 1.000000: kvm_exit: reason NOVEL rip 0x1 info 0 0\n",
             "line 1: an exit reason .*: NOVEL",
