@@ -270,7 +270,7 @@ def test_conform_counts_and_fails_by_its_exit_code(run: Any, tmp_path: Path) -> 
         (["compare", "idle", "--policy", "\udcff"], "no policy is named '\\\\udcff'"),
         (["replay", "capture:debuger-6.1"], "did you mean capture:debugger-6.1"),
         (["conform", os.devnull], f"{os.devnull}: not a vector file: it is empty"),
-        (["replay", __file__], f"{__file__}: damaged, or not an .npz file"),
+        (["replay", __file__], f"{__file__}: line 1: neither perf script nor"),
         (["conform", "none.json"], "none.json: No such file or directory"),
         (["conform", str(SHIPPED[0]), "none.json"], "none.json: No such file or directory"),
     ],

@@ -408,6 +408,14 @@ def test_vcpus_of_two_virtual_machines_are_kept_apart(tmp_path: Path) -> None:
     assert [row["vcpus"] for row in events_of(trace)] == [0, 1, 0, 1]
 
 
+def test_more_vcpus_than_a_session_takes_are_refused(tmp_path: Path) -> None:
+    """In one line with the file's name."""
+    records = [exit_record(n, 10, thread=n + 1, vcpu=n) for n in range(257)]
+    with pytest.raises(TraceError, match=r"^/.*trace\.txt: it has more than 256 vCPU threads; record one"):
+        trace_of(tmp_path, records)
+    assert trace_of(tmp_path, records[:256]).vcpus == 256
+
+
 def test_exits_of_another_vendor_are_no_events_and_are_counted(tmp_path: Path) -> None:
     """Numbers belong to one vendor: that of most exits in the first stretch."""
     records = [exit_record(0, 10), exit_record(1, 12), exit_record(2, 0x72, isa=SVM)]

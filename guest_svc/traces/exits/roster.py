@@ -5,7 +5,7 @@ that the record names, and where neither is, the physical CPU.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,20 +65,10 @@ class Roster:
             ("physical CPUs", len(cpus), MAX_PHYSICAL_CPUS),
         ):
             if count > most:
-                raise TraceError(
-                    f"the trace has {count} {what}; a session takes {most}: record one virtual machine"
-                )
+                raise TraceError(f"it has more than {most} {what}; record one virtual machine")
         keys = np.array([one.key for one in self.members], np.int64)
         self._numbers = np.argsort(keys)
         self._keys = keys[self._numbers]
-
-    @classmethod
-    def of(cls, tables: list[Table], header_cpus: int = 0) -> Self:
-        """Return who takes part in some tables; ``header_cpus`` is how many CPUs the trace says it has."""
-        census = Census()
-        for table in tables:
-            census.add(table)
-        return cls(census.members, census.cpus | set(range(min(header_cpus, MAX_PHYSICAL_CPUS))))
 
     @property
     def initial_cpus(self) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ class TextTrace(Workload):
         self._first = self._read_first(self._tables)
         self.has_entries = any((table.event == Event.ENTRY).any() for table in self._first)
         self.vendor = self._leading_vendor(source.vendor)
-        self._set_roster(Roster(self._census.members, self._census.cpus | self._header_cpus()))
+        self._set_roster(self._counted())
 
     @property
     def fraction_read(self) -> float | None:
@@ -115,7 +115,7 @@ class TextTrace(Workload):
         self._begin_again()
         for table in self._tables:
             self._census.add(table)
-        self._set_roster(Roster(self._census.members, self._census.cpus | self._header_cpus()))
+        self._set_roster(self._counted())
         self._begin_again()
 
     def blocks(self, block_events: int = BLOCK_EVENTS) -> Blocks:
@@ -184,6 +184,13 @@ class TextTrace(Workload):
         """Return the reader's tables; a cut trace is not read past its end, so that counts are its own."""
         tables = self._reader.tables()
         return tables if self._events_asked is not None else Ahead(tables, _CHUNKS_AHEAD)
+
+    def _counted(self) -> Roster:
+        """Return everybody seen so far."""
+        try:
+            return Roster(self._census.members, self._census.cpus | self._header_cpus())
+        except TraceError as error:
+            raise TraceError(f"{self._path}: {error}") from None
 
     def _header_cpus(self) -> set[int]:
         return set(range(self._reader.header_cpus)) if self._reader.header_cpus <= 256 else set()

@@ -91,8 +91,8 @@ class TraceReader:
             if not tally.malformed.count:
                 return f"none of its {tally.lines:,} lines is a record{damage}"
             return (
-                f"line {tally.malformed.first_line:,}: not a line of perf script or trace-cmd report, as are "
-                f"{tally.malformed.count:,} of its {tally.lines:,} lines; none is a record{damage}"
+                f"line {tally.malformed.first_line:,}: neither perf script nor trace-cmd report print such a "
+                f"line; none of its {tally.lines:,} lines is a record{damage}"
             )
         names = ", ".join(
             f"{count:,} {name}" for name, count in tally.records.most_common(_SHOWN_NAMES) if count
