@@ -1,56 +1,21 @@
 """Records to events: what each exit becomes, what it hides, and the guest's time before it."""
 
 import random
-from collections import Counter, defaultdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from exitlab.debugreg import MSR_DEBUGCTL
 from exitlab.events import Column, EventKind, Mark
 from guest_svc.traces.exits.events import BURST, PASSED_MSRS
-from guest_svc.traces.exits.roster import RosterGrew
-from guest_svc.traces.exits.trace import TextTrace, TextTraceSource
-from guest_svc.workloads.base import TraceError
 from hypervisor_svc.engine import profile
+from tests.traces.made import Row, events_of, made, rows_of, trace_of
 from tests.traces.writer import SVM, VMX, Record, entry, exit_record, injected, lines, msr, random_records
 
 K = EventKind
 HEAVY: Final = 3 << 6
-Row = dict[str, int]
-
-
-def trace_of(tmp_path: Path, records: list[Record], text: str = "raw", **asked: Any) -> TextTrace:
-    """Return the trace of some records, written in a dialect."""
-    path = tmp_path / "trace.txt"
-    path.write_bytes(lines(records, text))
-    return made(path, **asked)
-
-
-def made(path: Path, vendor: str | None = None, events: int | None = None, **parameters: str) -> TextTrace:
-    """Return the trace of a file."""
-    return TextTraceSource(path, vendor=vendor).make(parameters, 0, events)
-
-
-def rows_of(trace: TextTrace, block_events: int = 1000) -> list[Row]:
-    """Return all rows one by one."""
-    found: list[Row] = []
-    for block in trace.blocks(block_events):
-        assert 0 < len(block) <= block_events
-        columns = {column.name.lower(): block.column(column) for column in trace.columns}
-        for at in range(len(block)):
-            found.append({name: int(values[at]) for name, values in columns.items() if values is not None})
-    return found
-
-
-def events_of(trace: TextTrace) -> list[Row]:
-    """Return the recorded events alone."""
-    others = (K.SCHED_OUT, K.SCHED_IN, K.ADVANCE)
-    return [row for row in rows_of(trace) if row["kinds"] not in others]
-
-
 DB: Final = 0x8000_0301  # interruption information: valid, hardware exception, vector 1
 UD: Final = 0x8000_0306
 # An exit with what follows it, and the event that it becomes.
@@ -237,94 +202,6 @@ def test_assumed_accesses_follow_the_recorded_one_in_the_burst(accesses: int, tm
     assert (trace.total_events, trace.unrecorded_events) == (4, accesses - 1)
 
 
-def slow_events(records: list[Record], isa: int) -> tuple[list[Row], Counter[str]]:
-    """Return the events of records and what their accesses were, one record after another."""
-    by_vcpu: dict[int, list[tuple[int, Record]]] = defaultdict(list)
-    for at, record in enumerate(records):
-        by_vcpu[record.vcpu].append((at, record))
-    found: list[tuple[int, Row]] = []
-    said: Counter[str] = Counter()
-    for vcpu, own in by_vcpu.items():
-        spent, given = 0, 0
-        for place, (at, record) in enumerate(own):
-            if record.event != "kvm_exit":
-                continue
-            before = [one for _, one in own[:place] if one.event in ("kvm_exit", "kvm_entry")]
-            if before and before[-1].event == "kvm_entry":
-                spent += record.ns - before[-1].ns
-            after = []
-            entered = None
-            for _, one in own[place + 1 :]:
-                if one.event in ("kvm_exit", "kvm_entry"):
-                    entered = one if one.event == "kvm_entry" else None
-                    break
-                after.append(one)
-            event = slow_event(record, after, entered, isa, said)
-            cycles = spent * 3
-            event |= {"gap_cycles": cycles - given, "vcpus": vcpu, "rips": record.fields["rip"]}
-            given = cycles
-            found.append((at, event))
-    return [event for _, event in sorted(found, key=lambda pair: pair[0])], said
-
-
-def slow_event(
-    record: Record, after: list[Record], entered: Record | None, isa: int, said: Counter[str]
-) -> Row:
-    """Return what one exit becomes, by the rules told one at a time."""
-    f = record.fields
-    blank = {"args": 0, "marks": 0, "selectors": 0, "values": 0}
-    is_dr = f["reason"] == 29 if isa == VMX else 0x20 <= f["reason"] < 0x40
-    vectors = [one.fields["vector"] for one in after if one.event == "kvm_inj_exception"]
-    if is_dr:
-        is_read = bool(f["info1"] & 16) if isa == VMX else f["reason"] < 0x30
-        mark = Mark.VALUE_UNKNOWN
-        if entered is None:
-            said["unclear"] += 1
-        elif entered.fields["rip"] != f["rip"]:
-            said["emulated"] += 1
-            mark |= Mark.RETIRED
-        elif vectors:
-            said["faulted"] += 1
-            mark |= Mark.NOT_RETIRED
-        else:
-            said["rerun"] += 1
-        register = f["info1"] & 7 if isa == VMX else f["reason"] & 7
-        return blank | {"kinds": K.MOV_FROM_DR if is_read else K.MOV_TO_DR, "args": register, "marks": mark}
-    heavy = HEAVY if any(one.event == "kvm_userspace_exit" for one in after) else 0
-    accesses = [one.fields for one in after if one.event == "kvm_msr"]
-    if accesses and not accesses[0]["fault"] and accesses[0]["number"] not in profile.PASSED_MSRS:
-        one = accesses[0]
-        expected = 0 if one["write"] or one["number"] != MSR_DEBUGCTL else Mark.VALUE_EXPECTED
-        kind = K.WRMSR if one["write"] else K.RDMSR
-        return blank | {
-            "kinds": kind,
-            "selectors": one["number"],
-            "values": one["value"],
-            "marks": heavy | expected,
-        }
-    if f["reason"] == (0 if isa == VMX else 0x41) and vectors[:1] == [1]:
-        return blank | {"kinds": K.EXCEPTION, "selectors": 1, "marks": Mark.VALUE_UNKNOWN}
-    return blank | {"kinds": K.EXIT, "selectors": f["reason"], "marks": heavy}
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_events_agree_with_the_slow_model(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random records read the same as by the model that takes them one by one, also in small chunks."""
-    monkeypatch.setattr("guest_svc.traces.text.chunks.chunks.__defaults__", (1 << 14,))
-    isa = (VMX, SVM)[seed % 2]
-    records = random_records(random.Random(seed), 1500, isa, is_lazy=seed % 3 > 0)
-    expected, said = slow_events(records, isa)
-    trace = trace_of(tmp_path, records, clock_hertz="3000000000")
-    assert events_of(trace) == expected
-    hidden = trace.findings.hidden
-    assert (hidden.rerun, hidden.emulated, hidden.faulted, hidden.unclear) == tuple(
-        said[name] for name in ("rerun", "emulated", "faulted", "unclear")
-    )
-    assert (trace.total_events, trace.records) == (len(expected), len(records))
-    assert trace.records == len(expected) + sum(trace.skipped.values())
-    assert sum(row["gap_cycles"] for row in expected) == sum(row["gap_cycles"] for row in rows_of(trace))
-
-
 @pytest.mark.parametrize(
     ("records", "text", "host"),
     [
@@ -376,62 +253,6 @@ def test_the_same_events_come_again(tmp_path: Path) -> None:
     """A file is read from its start as often as wanted, whatever the blocks."""
     trace = trace_of(tmp_path, random_records(random.Random(8), 400))
     assert rows_of(trace) == rows_of(trace, 7) == rows_of(trace)
-
-
-def grown(tmp_path: Path) -> Path:
-    """Return a trace of which the second half has another vCPU."""
-    early = random_records(random.Random(1), 3000)
-    late = [exit_record(one.ns + 10**10, 10, thread=99, vcpu=7, cpu=5) for one in early[:10]]
-    path = tmp_path / "grown.txt"
-    path.write_bytes(lines([*early, *late]))
-    return path
-
-
-def test_a_vcpu_that_comes_late_is_told_and_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first stretch does not show it: whoever reads is told the line, and can begin again with all."""
-    monkeypatch.setattr("guest_svc.traces.text.chunks.chunks.__defaults__", (1 << 14,))
-    trace = made(grown(tmp_path))
-    assert trace.vcpus == 3
-    with pytest.raises(RosterGrew, match=r"^line 300[2-9]$"):
-        rows_of(trace)
-    trace.learn_roster()
-    rows = rows_of(trace)
-    assert (trace.vcpus, trace.physical_cpus) == (4, 5)
-    assert [row["vcpus"] for row in rows[-10:]] == [3] * 10
-    assert trace.initial_physical_cpus == (0, 1, 2, trace.roster.cpus.tolist().index(5))
-
-
-def test_vcpus_of_two_virtual_machines_are_kept_apart(tmp_path: Path) -> None:
-    """A vCPU is a thread: both machines have a vCPU 0."""
-    records = [exit_record(n, 10, thread=thread, cpu=n % 2) for n, thread in enumerate((5, 6, 5, 6))]
-    trace = trace_of(tmp_path, records)
-    assert [row["vcpus"] for row in events_of(trace)] == [0, 1, 0, 1]
-
-
-def test_more_vcpus_than_a_session_takes_are_refused(tmp_path: Path) -> None:
-    """In one line with the file's name."""
-    records = [exit_record(n, 10, thread=n + 1, vcpu=n) for n in range(257)]
-    with pytest.raises(TraceError, match=r"^/.*trace\.txt: it has more than 256 vCPU threads; record one"):
-        trace_of(tmp_path, records)
-    assert trace_of(tmp_path, records[:256]).vcpus == 256
-
-
-def test_exits_of_another_vendor_are_no_events_and_are_counted(tmp_path: Path) -> None:
-    """Numbers belong to one vendor: that of most exits in the first stretch."""
-    records = [exit_record(0, 10), exit_record(1, 12), exit_record(2, 0x72, isa=SVM)]
-    trace = trace_of(tmp_path, records)
-    assert [row["selectors"] for row in events_of(trace)] == [10, 12]
-    assert (trace.vendor, trace.skipped) == (VMX, {"kvm_exit of svm": 1})
-    with pytest.raises(TraceError, match=r"--vendor svm: its exits are of vmx; their numbers mean nothing"):
-        trace_of(tmp_path, records, vendor="svm")
-
-
-def test_exits_without_any_name_need_a_vendor(tmp_path: Path) -> None:
-    """A number alone is of nobody."""
-    with pytest.raises(TraceError, match="neither vmx nor svm: add --vendor"):
-        trace_of(tmp_path, [exit_record(0, 76)], "plugin")
-    trace = trace_of(tmp_path, [exit_record(0, 76)], "plugin", vendor="svm")
-    assert (trace.vendor, events_of(trace)[0]["selectors"]) == (SVM, 76)
 
 
 def test_cycles_are_scaled_without_drift(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Traces made of records, and their rows one by one."""
+
+from pathlib import Path
+from typing import Any
+
+from exitlab.events import EventKind as K
+from guest_svc.traces.exits.trace import TextTrace, TextTraceSource
+from tests.traces.writer import Record, lines
+
+Row = dict[str, int]
+
+
+def trace_of(tmp_path: Path, records: list[Record], text: str = "raw", **asked: Any) -> TextTrace:
+    """Return the trace of some records, written in a dialect."""
+    path = tmp_path / "trace.txt"
+    path.write_bytes(lines(records, text))
+    return made(path, **asked)
+
+
+def made(path: Path, vendor: str | None = None, events: int | None = None, **parameters: str) -> TextTrace:
+    """Return the trace of a file."""
+    return TextTraceSource(path, vendor=vendor).make(parameters, 0, events)
+
+
+def rows_of(trace: TextTrace, block_events: int = 1000) -> list[Row]:
+    """Return all rows one by one."""
+    found: list[Row] = []
+    for block in trace.blocks(block_events):
+        assert 0 < len(block) <= block_events
+        columns = {column.name.lower(): block.column(column) for column in trace.columns}
+        for at in range(len(block)):
+            found.append({name: int(values[at]) for name, values in columns.items() if values is not None})
+    return found
+
+
+def events_of(trace: TextTrace) -> list[Row]:
+    """Return the recorded events alone."""
+    others = (K.SCHED_OUT, K.SCHED_IN, K.ADVANCE)
+    return [row for row in rows_of(trace) if row["kinds"] not in others]
