@@ -55,7 +55,7 @@ def _serve(listen: str, started: "Future[asyncio.AbstractEventLoop]", stop: asyn
 def _calls_of_a_run(folder: Path, workload: Workload, block_events: int) -> int:
     """Return the calls that guest and hypervisor together make for one run over a socket."""
     blocks = workload.blocks
-    workload.blocks = lambda _=0: blocks(block_events)  # type: ignore[method-assign]  # cut otherwise
+    workload.blocks = lambda _=0: blocks(block_events)  # type: ignore[method-assign,assignment]  # cut otherwise
     listen = f"unix:{folder}/s"
     started: Future[asyncio.AbstractEventLoop] = Future()
     stop = asyncio.Event()
