@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from exitlab.plugins import is_plugin
 from guest_svc.errors import BadInput
-from guest_svc.workloads import CAPTURE_PREFIX, unknown_workload
+from guest_svc.workloads import CAPTURE_PREFIX, UnknownWorkload, unknown_workload
+from guest_svc.workloads.base import near_matches
 
 if TYPE_CHECKING:
     from guest_svc.workloads.base import Workload, WorkloadSource
@@ -108,7 +109,14 @@ def load_source(
         if source.endswith(".py") and not must_be_recorded:
             raise BadInput(f"{source}: say which class, after a colon: {source}:CLASS")
         return partial(_trace, source, vendor)
-    return _load_named(source)
+    try:
+        return _load_named(source)
+    except UnknownWorkload as error:
+        if not must_be_recorded:
+            raise
+        captures = [name.removeprefix(CAPTURE_PREFIX) for name in names if name.startswith(CAPTURE_PREFIX)]
+        said = f"{source}: no such file, and no shipped trace; {near_matches(source, captures)}"
+        raise BadInput(said) from error
 
 
 def find_named(name: str) -> "WorkloadSource":
