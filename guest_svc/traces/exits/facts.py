@@ -34,6 +34,7 @@ def trace_facts(trace: TextTrace) -> dict[str, Any]:
         "has_entries": trace.has_entries,
         "time_backwards": found.backwards,
         "exits_without_entry": found.without_entry if trace.has_entries else 0,
+        "exits_after_loss": found.after_loss,
         "dr_access": found.hidden.document(),
     }
 

@@ -6,7 +6,8 @@ and CPUs there are, and whether entries are recorded. The rest is read while its
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -14,8 +15,10 @@ from exitlab.events import EventColumns
 from exitlab.exit_reasons import VENDOR_SVM, VENDOR_VMX
 from guest_svc.traces.ahead import Ahead
 from guest_svc.traces.exits.events import COLUMNS
+from guest_svc.traces.exits.pairs import last_entries
 from guest_svc.traces.exits.roster import Census, Roster
 from guest_svc.traces.exits.stretches import Findings, Reading, Stretches
+from guest_svc.traces.text.chunks import CHUNK_BYTES
 from guest_svc.traces.text.reader import TraceReader
 from guest_svc.traces.text.table import EVENT_NAMES, Event, Table
 from guest_svc.traces.text.tally import Tally
@@ -32,6 +35,7 @@ from guest_svc.workloads.base import (
 
 FIRST_CHUNKS: Final = 4
 _CHUNKS_AHEAD: Final = 24  # of some megabytes
+_NANOSECONDS: Final = 1_000_000_000
 _VENDOR_NAMES: Final = {VENDOR_VMX: "vmx", VENDOR_SVM: "svm"}
 _EXIT_NAME: Final = next(name for name, event in EVENT_NAMES.items() if event is Event.EXIT)
 
@@ -57,10 +61,8 @@ class TextTrace(Workload):
     columns = COLUMNS
     computed_breakpoints = False
 
-    def __init__(
-        self, source: "TextTraceSource", clock_hertz: int, events: int | None, accesses_per_window: int = 1
-    ) -> None:
-        """Read the first stretch; more than one access in each lazy window is assumed.
+    def __init__(self, source: "TextTraceSource", clock_hertz: int, events: int | None) -> None:
+        """Read the first stretch.
 
         Raises:
             TraceError: It is no trace that can be replayed.
@@ -72,19 +74,21 @@ class TextTrace(Workload):
         self.seed = 0
         self.parameters_used = {"clock_hertz": clock_hertz}
         self.clock_hertz = clock_hertz
-        self.accesses_per_window = accesses_per_window
+        self.accesses_per_window = 1
+        self._traps_every_access = False
         self.total_events = None
         self.records = 0
         self.skipped = {}
         self.findings = Findings()
         self.is_whole = False
+        self._source = source
         self._path = source.path
         self._events_asked = events
         self._census = Census()
-        self._reader = TraceReader(source.path)
+        self._reader = TraceReader(source.path, source.chunk_bytes)
         self._tables = self._read_ahead()
+        self.has_entries = False
         self._first = self._read_first(self._tables)
-        self.has_entries = any((table.event == Event.ENTRY).any() for table in self._first)
         self.vendor = self._leading_vendor(source.vendor)
         self._set_roster(self._counted())
 
@@ -99,9 +103,15 @@ class TextTrace(Workload):
         return self._reader.can_read_again
 
     def with_accesses(self, accesses_per_window: int) -> "TextTrace":
-        """Return the same trace, to be read again, with so many accesses in each lazy window."""
-        source = TextTraceSource(self._path, self.name, self.summary, _VENDOR_NAMES[self.vendor])
-        again = TextTrace(source, self.clock_hertz, self._events_asked, accesses_per_window)
+        """Return the same trace, to be read again, with so many accesses in each lazy window.
+
+        What the host is must be known, so the last block of this one has to be taken before.
+        """
+        assert self.total_events is not None
+        source = replace(self._source, vendor=_VENDOR_NAMES[self.vendor])
+        again = TextTrace(source, self.clock_hertz, self._events_asked)
+        again.accesses_per_window = accesses_per_window
+        again._traps_every_access = self.findings.hidden.traps_every_access
         again._set_roster(self.roster)
         return again
 
@@ -129,8 +139,12 @@ class TextTrace(Workload):
         if self._is_begun:
             self._begin_again()
         self._is_begun = True
-        reading = Reading.at(
-            self.vendor, self.clock_hertz, self.accesses_per_window, has_entries=self.has_entries
+        reading = Reading(
+            self.vendor,
+            Fraction(self.clock_hertz, _NANOSECONDS),
+            has_entries=self.has_entries,
+            accesses_per_window=self.accesses_per_window,
+            traps_every_access=self._traps_every_access,
         )
         stretches = Stretches(self.roster, reading, self._events_asked)
         self.findings = stretches.findings
@@ -162,20 +176,20 @@ class TextTrace(Workload):
         first: list[Table] = []
         has_exits = False
         for table in tables:
-            # Before the first exit nothing is needed but who is there.
             self._census.add(table)
             first.append(table)
             has_exits = has_exits or bool((table.event == Event.EXIT).any())
+            self.has_entries = self.has_entries or bool((table.event == Event.ENTRY).any())
             if len(first) >= FIRST_CHUNKS:
                 if has_exits:
                     break
-                del first[:-1]
+                first = [last_entries(Table.joined(first))]
         return first
 
     def _begin_again(self) -> None:
         if not self.can_read_again:
             raise TraceError(f"{self._path}: a pipe cannot be read twice; save the trace as a file first")
-        self._reader = TraceReader(self._path)
+        self._reader = TraceReader(self._path, self._source.chunk_bytes)
         self._tables = self._read_ahead()
         self._first = []
         self._is_begun = False
@@ -259,12 +273,19 @@ def _cut(rows: EventColumns, block_events: int) -> Iterator[EventColumns]:
 
 @dataclass(frozen=True, slots=True)
 class TextTraceSource:
-    """A text trace's file, not read yet; ``vendor`` is what was asked for, ``vmx`` or ``svm``."""
+    """A text trace's file, not read yet.
+
+    Attributes:
+        vendor: What was asked for: ``vmx``, ``svm`` or nothing.
+        chunk_bytes: How much of it is read at a time.
+
+    """
 
     path: Path
     name: str = ""
     summary: str = "a recorded trace"
     vendor: str | None = None
+    chunk_bytes: int = CHUNK_BYTES
     parameters: tuple[Parameter, ...] = field(default=PARAMETERS)
     is_recorded: bool = True
     documentation: str = __doc__
