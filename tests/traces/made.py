@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from exitlab.events import EventKind as K
-from guest_svc.traces.exits.trace import TextTrace, TextTraceSource
+from guest_svc.traces.exits.trace import FIRST_CHUNKS, TextTrace, TextTraceSource
 from guest_svc.traces.text.chunks import CHUNK_BYTES
-from tests.traces.writer import Record, lines
+from tests.traces.writer import Record, exit_record, lazy_host, lines
 
 Row = dict[str, int]
 SMALL_CHUNKS: Final = 1 << 14  # bytes: some hundred lines, so that a trace of a few thousand has many
@@ -45,3 +45,11 @@ def events_of(trace: TextTrace) -> list[Row]:
     """Return the recorded events alone."""
     others = (K.SCHED_OUT, K.SCHED_IN, K.ADVANCE)
     return [row for row in rows_of(trace) if row["kinds"] not in others]
+
+
+def grown(path: Path, late: int = 20) -> Path:
+    """Write a trace of 32,000 exits of one vCPU, and ``late`` of one that the first stretch does not show."""
+    records = [exit_record(10**15 + n, 10, thread=99, vcpu=7, cpu=9) for n in range(late)]
+    path.write_bytes(lines([*lazy_host(16_000), *records]))
+    assert path.stat().st_size > FIRST_CHUNKS * CHUNK_BYTES
+    return path

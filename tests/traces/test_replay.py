@@ -16,26 +16,13 @@ import pytest
 import guest_svc
 from guest_svc.cli import main
 from guest_svc.evidence import INTERVAL_FIGURES
-from guest_svc.traces.exits.trace import FIRST_CHUNKS
-from guest_svc.traces.text.chunks import CHUNK_BYTES
-from tests.traces.writer import SVM, Record, entry, exit_record, lines, lost, msr, random_records
+from tests.traces.made import grown
+from tests.traces.writer import SVM, Record, entry, exit_record, lazy_host, lines, lost, msr, random_records
 
 _SCHEMAS: Final = Path(guest_svc.__file__).with_name("schema")
 SCHEMA: Final = json.loads((_SCHEMAS / "compare.json").read_text("utf-8"))
 ALWAYS, LAZY, IGNORE = "kvm-3.14", "kvm-6.14", "ignore"
 LANES: Final = ["--policy", ALWAYS, "--policy", LAZY, "--policy", IGNORE]
-
-
-def lazy_host(windows: int) -> list[Record]:
-    """Return what a lazily tracking host records: of each window the first access, then another exit."""
-    found: list[Record] = []
-    for number in range(windows):
-        ns, rip = number * 100_000, 0x1000 + number
-        found += [
-            exit_record(ns, 29, rip, 0x16), entry(ns + 2000, rip),
-            exit_record(ns + 30_000, 10, rip + 8), entry(ns + 32_000, rip + 10),
-        ]  # fmt: skip
-    return found
 
 
 def write(path: Path, records: list[Record], text: str = "6.12", *more: bytes) -> str:
@@ -179,17 +166,9 @@ def test_the_cycles_of_every_vcpu_are_those_of_the_trace(tmp_path: Path, capsys:
     assert sum(document["trace"]["exits"].values()) == document["events"]
 
 
-def grown(path: Path) -> str:
-    """Write a trace of which the end has a vCPU that the first stretch has not."""
-    late = [exit_record(10**15 + n, 10, thread=99, vcpu=7, cpu=9) for n in range(20)]
-    written = write(path, [*lazy_host(16_000), *late])
-    assert path.stat().st_size > FIRST_CHUNKS * CHUNK_BYTES
-    return written
-
-
 def test_a_vcpu_that_comes_late_begins_the_run_again(tmp_path: Path, capsys: Any) -> None:
     """It is told in a line, and no event is missing."""
-    path = grown(tmp_path / "trace")
+    path = str(grown(tmp_path / "trace"))
     assert main(["replay", path, "--policy", IGNORE, "--output", "json"]) == 0
     out, err = capsys.readouterr()
     document = json.loads(out)

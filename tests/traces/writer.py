@@ -175,6 +175,18 @@ def accounted(scanner: Scanner) -> int:
     return counted + tally.malformed.count + tally.too_long.count + sum(tally.records.values())
 
 
+def lazy_host(windows: int) -> list[Record]:
+    """Return what a lazily tracking host records: of each window the first access, then another exit."""
+    found: list[Record] = []
+    for number in range(windows):
+        ns, rip = number * 100_000, 0x1000 + number
+        found += [
+            exit_record(ns, 29, rip, 0x16), entry(ns + 2000, rip),
+            exit_record(ns + 30_000, 10, rip + 8), entry(ns + 32_000, rip + 10),
+        ]  # fmt: skip
+    return found
+
+
 def random_records(
     draw: random.Random, count: int, isa: int = VMX, *, is_lazy: bool = True, losses: float = 0.0
 ) -> list[Record]:
