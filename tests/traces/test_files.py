@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from guest_svc.errors import TraceError
 from guest_svc.traces.text.chunks import CHUNK_BYTES, LONGEST_LINE, chunks
 from guest_svc.traces.text.files import TextFile, is_capture
 from guest_svc.traces.text.reader import TraceReader
 from guest_svc.traces.text.tally import Tally
-from guest_svc.workloads.base import TraceError
 from tests.traces.writer import (
     KERNELS,
     SVM,

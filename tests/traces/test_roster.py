@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from guest_svc.errors import TraceError
 from guest_svc.traces.exits.roster import RosterGrew
-from guest_svc.workloads.base import TraceError
 from tests.traces.made import SMALL_CHUNKS, events_of, made, rows_of, trace_of
 from tests.traces.writer import SVM, VMX, exit_record, lines, random_records
 

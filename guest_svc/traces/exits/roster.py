@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.events import MAX_VCPUS
+from guest_svc.errors import TraceError
 from guest_svc.traces.text.table import UNKNOWN, Event, Table
-from guest_svc.workloads.base import TraceError
 
 MAX_PHYSICAL_CPUS: Final = 256
 _NAMED_BY_VCPU: Final = -2  # and below: the vCPU's number, negative

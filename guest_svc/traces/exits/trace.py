@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 
 from exitlab.events import EventColumns
 from exitlab.exit_reasons import VENDOR_SVM, VENDOR_VMX
+from guest_svc.errors import TraceError
 from guest_svc.traces.ahead import Ahead
 from guest_svc.traces.exits.events import COLUMNS
 from guest_svc.traces.exits.pairs import last_entries
@@ -27,7 +28,6 @@ from guest_svc.workloads.base import (
     BLOCK_EVENTS,
     Blocks,
     Parameter,
-    TraceError,
     Workload,
     check_run,
     parse_parameters,

@@ -12,7 +12,7 @@ from typing import Final
 
 from isal import isal_zlib
 
-from guest_svc.workloads.base import TraceError
+from guest_svc.errors import TraceError
 
 PART_BYTES: Final = 1 << 18
 _HEAD_BYTES: Final = 4096

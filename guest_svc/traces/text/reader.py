@@ -4,12 +4,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
+from guest_svc.errors import TraceError
 from guest_svc.traces.text.chunks import CHUNK_BYTES, chunks
 from guest_svc.traces.text.files import TextFile
 from guest_svc.traces.text.scan import Scanner
 from guest_svc.traces.text.table import Event, Table
 from guest_svc.traces.text.tally import Tally
-from guest_svc.workloads.base import TraceError
 
 _EXIT_NAME: Final = "kvm_exit"
 _SHOWN_NAMES: Final = 3
