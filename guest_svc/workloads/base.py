@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 API_VERSION: Final = 1  # of the interface that workloads are written for, see guest_svc/api.py
 BLOCK_EVENTS: Final = 65_536  # most events of a block unless said otherwise
 SEED_LIMIT: Final = 1 << 64
+MAX_PHYSICAL_CPUS: Final = 256  # of a session, as a hypervisor limits them unless told otherwise
 
 Value = int | float | bool | str
 #: Blocks of events. If their source reads outcomes, it is sent those of each block that it has yielded.

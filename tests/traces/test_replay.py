@@ -17,7 +17,18 @@ import guest_svc
 from guest_svc.cli import main
 from guest_svc.evidence import INTERVAL_FIGURES
 from tests.traces.made import grown
-from tests.traces.writer import SVM, Record, entry, exit_record, lazy_host, lines, lost, msr, random_records
+from tests.traces.writer import (
+    SVM,
+    Record,
+    entry,
+    exit_record,
+    injected,
+    lazy_host,
+    lines,
+    lost,
+    msr,
+    random_records,
+)
 
 _SCHEMAS: Final = Path(guest_svc.__file__).with_name("schema")
 SCHEMA: Final = json.loads((_SCHEMAS / "compare.json").read_text("utf-8"))
@@ -128,6 +139,16 @@ def test_of_a_host_that_traps_all_nothing_is_hidden(tmp_path: Path, capsys: Any)
         kind for figure, kind in document["evidence"].items() if figure != "lanes.cost.standing"
     }
     assert all(low == high for one in document["intervals"] for low, high in one["figures"].values())
+
+
+def test_of_refused_accesses_nothing_is_hidden_and_no_host_is_told(tmp_path: Path, capsys: Any) -> None:
+    """A lazily tracking host refuses like one that traps all."""
+    records = [exit_record(0, 29, 8, 7), injected(500, 13), entry(1000, 8), exit_record(2000, 10)]
+    path = write(tmp_path / "trace", records)
+    access = replayed(capsys, path, *LANES)["trace"]["dr_access"]
+    assert (access["host"], access["faulted"], access["windows"]) == ("not_shown", 1, 0)
+    assert main(["replay", path, *LANES]) == 0
+    assert "refused, which looks alike on every host" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trace_of_svm_is_run_as_svm(tmp_path: Path, capsys: Any) -> None:

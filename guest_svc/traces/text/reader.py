@@ -11,7 +11,6 @@ from guest_svc.traces.text.scan import Scanner
 from guest_svc.traces.text.table import Event, Table
 from guest_svc.traces.text.tally import Tally
 
-_EXIT_NAME: Final = "kvm_exit"
 _SHOWN_NAMES: Final = 3
 
 
@@ -104,4 +103,5 @@ class TraceReader:
                 f"; {tally.malformed.count:,} lines cannot be read, first line {tally.malformed.first_line:,}"
             )
         named = f": {names}" if names else ""
-        return f"no {_EXIT_NAME} among its {sum(tally.records.values()):,} records{named}{unread}{damage}"
+        records = sum(tally.records.values())
+        return f"no {Event.EXIT.printed_name} among its {records:,} records{named}{unread}{damage}"
