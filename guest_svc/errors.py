@@ -4,6 +4,8 @@
 
     GuestError
     ├── BadInput         2   what was asked for cannot be run
+    │   └── WorkloadError    a source of events cannot be made as asked; more of them: workloads/base.py
+    │       └── TraceError   a recorded trace cannot be read
     ├── NotConnected     2   there is no hypervisor to connect to, or it takes no session now
     └── CouldNotFinish   3   the run started and could not finish
         ├── GaveUp           the hypervisor was gone for too long; its session may be there all the same
@@ -32,6 +34,14 @@ class BadInput(GuestError):
     """What was asked for is refused, before anything of it counts."""
 
     exit_code = 2
+
+
+class WorkloadError(BadInput):
+    """A source of events that cannot be made as asked."""
+
+
+class TraceError(WorkloadError):
+    """A recorded trace is damaged, foreign or contradicts itself."""
 
 
 class NotConnected(GuestError):

@@ -2,7 +2,8 @@
 
 A host that tracks debug registers lazily records one access of each window, whatever followed it. So
 what depends on the number of accesses is a lower bound. With an assumed number of accesses a second run
-gives the other end of an interval, which is modelled.
+gives the other end of an interval, which is modelled. Of a trace that has lost events all counts are lower
+bounds.
 """
 
 from collections.abc import Sequence
@@ -35,25 +36,39 @@ INTERVAL_FIGURES: Final = (
 
 def evidence_of(trace: Document) -> dict[str, str]:
     """Return what each figure of a replayed trace is, by its path; ``evidence`` in the schema."""
-    hides = trace["dr_access"]["windows"] > 0
-    bound = LOWER_BOUND if hides else MODELLED
+    is_lossy = trace["lost_notes"] > 0
+    is_less = is_lossy or trace["dr_access"]["windows"] > 0
+    counted = LOWER_BOUND if is_lossy else MEASURED
+    bound = LOWER_BOUND if is_less else MODELLED
     return {
-        "events": MEASURED,
-        "trace.exits": MEASURED,
-        "trace.dr_access": MEASURED if trace["dr_access"]["host"] != "assumed_lazy" else MODELLED,
-        "lanes.guest_cycles": MEASURED if trace["has_entries"] else UPPER_BOUND,
-        "lanes.exits": MEASURED,
+        "events": counted,
+        "trace.exits": counted,
+        "trace.dr_access": counted if trace["dr_access"]["host"] != "assumed_lazy" else MODELLED,
+        "lanes.guest_cycles": guest_time_of(trace),
+        "lanes.exits": counted,
         "lanes.exits.DR_ACCESS": bound,
-        "lanes.mov_dr": LOWER_BOUND if hides else MEASURED,
+        "lanes.mov_dr": LOWER_BOUND if is_less else MEASURED,
         "lanes.windows": MODELLED,
         "lanes.overhead_cycles": bound,
         "lanes.cost": bound,
         "lanes.cost.standing": LOWER_BOUND if trace["dr_access"]["exits"] else MODELLED,
-        "lanes.rates": bound,
+        # What is lost is missing in the time as well as in the counts.
+        "lanes.rates": MODELLED if is_lossy else bound,
         "lanes.throughput_loss_against_ignore": MODELLED,
         "lanes.latency": MODELLED,
         "lanes.story": MODELLED,
     }
+
+
+def guest_time_of(trace: Document) -> str:
+    """Return what the guest's time is.
+
+    Between exits it is all the time there is, whatever was lost. From entries it is 0 where one is missing.
+    """
+    if not trace["has_entries"]:
+        return UPPER_BOUND
+    is_less = trace["lost_notes"] or trace["exits_after_loss"] or trace["exits_without_entry"]
+    return LOWER_BOUND if is_less else MEASURED
 
 
 def intervals_of(least: Sequence[Document], modelled: Sequence[Document]) -> list[Document]:

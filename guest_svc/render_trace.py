@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from guest_svc.evidence import LOWER_BOUND
+from guest_svc.evidence import LOWER_BOUND, MEASURED, UPPER_BOUND, guest_time_of
 from guest_svc.render_words import counted, lane_label, ordered, table
 from guest_svc.results import Document
 
@@ -11,6 +11,7 @@ _HOSTS: Final = {
     "lazy": "Its host tracks debug registers lazily",
     "mixed": "Its host tracks debug registers lazily in part",
     "assumed_lazy": "Whether its host tracks debug registers lazily it does not print; that is assumed",
+    "not_shown": "All accesses of debug registers were refused, which looks alike on every host",
     "trapping": "Its host traps every access of a debug register, so their number is exact",
 }
 _KNOWN_NAMES: Final = 4
@@ -85,13 +86,20 @@ def _hidden(trace: Document) -> list[str]:
 
 def _meaning(trace: Document) -> list[str]:
     """Return which figures are measured, modelled or bounds."""
-    time = "guest time (from kvm_entry to kvm_exit, at the assumed clock_hertz)"
-    sentences = [f"Measured: events, exits other than of MOV DR, {time}."]
-    if not trace["has_entries"]:
-        sentences = [
-            "Measured: events, exits other than of MOV DR. Guest time is an upper bound: no kvm_entry is "
-            "recorded, so it holds the host's time too."
-        ]
+    of_entries = "guest time (from kvm_entry to kvm_exit, at the assumed clock_hertz)"
+    counts = "events, exits other than of MOV DR"
+    time = guest_time_of(trace)
+    if trace["lost_notes"]:
+        sentences = [f"Lower bounds, as the recorder lost events: {counts}, what they cost."]
+    else:
+        sentences = [f"Measured: {counts}, {of_entries}." if time == MEASURED else f"Measured: {counts}."]
+    if time == LOWER_BOUND:
+        sentences.append(f"Lower bound: {of_entries}, which is 0 where an entry is missing.")
+    if time == UPPER_BOUND:
+        sentences.append(
+            "Guest time is an upper bound: the trace's beginning has no kvm_entry, so all the time between "
+            "exits is taken, the host's too."
+        )
     sentences.append("Modelled: windows, losses, and what all costs, at the price list.")
     if trace["dr_access"]["windows"]:
         sentences.append(
@@ -114,8 +122,12 @@ def _gaps(trace: Document) -> list[str]:
         (trace["damage"], f"Only the beginning was read: {trace['damage']}."),
         (
             trace["lost_notes"],
-            f"The recorder lost {how_many} at {trace['lost_notes']:,} places: what they held is missing in "
-            "counts and guest time.",
+            f"The recorder lost {how_many} at {trace['lost_notes']:,} places: they are missing in all "
+            "counts, and what stands on both sides of a loss is not joined.",
+        ),
+        (
+            trace["exits_after_loss"] and trace["has_entries"],
+            f"{trace['exits_after_loss']:,} exits lost their entry so; guest time is 0 there.",
         ),
         (malformed["lines"], f"{_lines(malformed)} cannot be read: left out."),
         (trace["negative_times"], f"{trace['negative_times']:,} of them have a time below zero."),

@@ -41,8 +41,8 @@ def compare(
         return run.compare(hypervisor, workload, plan, talk, resume, earlier)
     if accesses_per_window is not None:
         _check_twice(workload, accesses_per_window, resume)
-    if resume:
-        workload.learn_roster()  # the session that is resumed may have begun with all, too
+    if resume and not _is_of_first_stretch(hypervisor, resume, workload):
+        workload.learn_roster()  # its guest had begun again with all
     document = _compare_whole(hypervisor, workload, plan, talk, resume, earlier)
     facts = trace_facts(workload)
     document["trace"] = {**facts, "accesses_per_window": accesses_per_window}
@@ -68,12 +68,23 @@ def _check_twice(workload: TextTrace, accesses_per_window: int, resume: str) -> 
 def _compare_whole(
     hypervisor: Hypervisor, workload: TextTrace, plan: run.Plan, talk: Talk, resume: str, earlier: str
 ) -> Document:
-    """Return the run; it is begun again with all vCPUs if one shows up that its session does not have."""
+    """Return the run; it is begun again with all vCPUs if one shows up that its session does not have.
+
+    So it is in a new session, also where one was resumed: what that has so far says nothing of the others.
+    """
     try:
         return run.compare(hypervisor, workload, plan, talk, resume, earlier)
     except RosterGrew as grew:
         talk.tell(
-            f"{workload.name}: {grew}: a vCPU or CPU that its beginning does not show; begun again with all"
+            f"{workload.name}: {grew}: a vCPU or CPU that its beginning does not show; begun again with all "
+            "in a new session; the first one counts until the hypervisor drops it as idle"
         )
     workload.learn_roster()
-    return run.compare(hypervisor, workload, plan, talk, resume, earlier)
+    return run.compare(hypervisor, workload, plan, talk, earlier=earlier)
+
+
+def _is_of_first_stretch(hypervisor: Hypervisor, session_id: str, workload: TextTrace) -> bool:
+    """Return whether a session was created with the vCPUs and CPUs that a trace's first stretch shows."""
+    config = hypervisor.session(session_id).config
+    theirs = config.vcpus, config.physical_cpus, tuple(config.initial_physical_cpus)
+    return theirs == (workload.vcpus, workload.physical_cpus, workload.initial_physical_cpus)

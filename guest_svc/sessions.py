@@ -16,12 +16,12 @@ from typing import Final, Protocol
 
 from exitlab.blocks import ColumnCrcs
 from exitlab.v1 import hypervisor_pb2, outcome_pb2, policy_pb2, report_pb2
-from guest_svc.errors import BadInput
+from guest_svc.errors import BadInput, WorkloadError
 from guest_svc.hypervisor import Hypervisor, wire_text
 from guest_svc.outcomes import ArrivingOutcomes
 from guest_svc.progress import Progress
 from guest_svc.stream import EventStream
-from guest_svc.workloads.base import BLOCK_EVENTS, Workload, WorkloadError
+from guest_svc.workloads.base import BLOCK_EVENTS, Workload
 
 _LABEL_CHARACTERS: Final = 200  # a server refuses longer ones
 

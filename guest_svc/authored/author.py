@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from exitlab.plugins import Plugin, PluginError, blamed
 from guest_svc import api
-from guest_svc.workloads.base import BadParameter, Value, WorkloadError
+from guest_svc.errors import WorkloadError
+from guest_svc.workloads.base import BadParameter, Value
 
 
 class AuthorError(WorkloadError):

@@ -14,10 +14,9 @@ from guest_svc import api
 from guest_svc.authored.author import Author
 from guest_svc.authored.yielded import Batch, Yielded, cut
 from guest_svc.outcomes import Outcomes
-from guest_svc.workloads.base import BLOCK_EVENTS, Blocks, Value, Workload
+from guest_svc.workloads.base import BLOCK_EVENTS, MAX_PHYSICAL_CPUS, Blocks, Value, Workload
 
 LARGEST_CLOCK_HERTZ: Final = 10**12
-MAX_PHYSICAL_CPUS: Final = 256
 _BATCH_EVENTS: Final = 8_192  # of small yields that are sent as one block
 
 

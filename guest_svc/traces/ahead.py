@@ -6,6 +6,7 @@ A trace is read while the hypervisor is still starting, and while it is busy wit
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
@@ -63,16 +64,16 @@ def _fill(shared: _Shared[T], source: Generator[T], most: int) -> None:
     """Take a generator's items as long as there is room, until nobody wants more."""
     error: BaseException | None = None
     try:
-        for item in source:
-            with shared.changed:
-                shared.changed.wait_for(lambda: len(shared.items) < most or not shared.is_wanted)
-                if not shared.is_wanted:
-                    break
-                shared.items.append(item)
-                shared.changed.notify_all()
+        with closing(source):
+            for item in source:
+                with shared.changed:
+                    shared.changed.wait_for(lambda: len(shared.items) < most or not shared.is_wanted)
+                    if not shared.is_wanted:
+                        break
+                    shared.items.append(item)
+                    shared.changed.notify_all()
     except BaseException as raised:
         error = raised
-    source.close()
     with shared.changed:
         shared.error = error
         shared.is_over = True

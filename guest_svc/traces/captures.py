@@ -11,7 +11,6 @@ What the recorder leaves unsaid of debug registers is settled in ``debug_history
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -26,8 +25,8 @@ from guest_svc.traces.recorded_events import (
     state_columns,
 )
 from guest_svc.traces.records import ByVcpu, Records, kind_name, read_records
+from guest_svc.traces.source import TraceFile
 from guest_svc.workloads.base import (
-    API_VERSION,
     BLOCK_EVENTS,
     Blocks,
     Parameter,
@@ -104,21 +103,12 @@ def _count_skipped(records: Records) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class CaptureSource:
-    """A trace's file, not read yet."""
+class CaptureSource(TraceFile):
+    """A capture's file, not read yet."""
 
-    path: Path
-    name: str = ""
-    summary: str = "a recorded trace"
-    parameters: tuple[Parameter, ...] = PARAMETERS
-    is_recorded: bool = True
     documentation: str = __doc__
-    api_version: int = API_VERSION
 
-    def __post_init__(self) -> None:
-        """Name it after its file unless it has a name."""
-        if not self.name:
-            object.__setattr__(self, "name", self.path.name)
+    parameters = PARAMETERS
 
     def make(self, parameters: Mapping[str, str], seed: int = 0, events: int | None = None) -> CaptureTrace:
         """Return the trace, cut after ``events`` events if it has more; the seed changes nothing.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.events import EventKind
-from guest_svc.workloads.base import TraceError
+from guest_svc.errors import TraceError
 
 
 class RecordKind(IntEnum):

@@ -21,6 +21,7 @@ from guest_svc.errors import BadInput
 from guest_svc.progress import Progress
 from guest_svc.traces.exits.pairs import NONE, Pairs, pair
 from guest_svc.traces.exits.roster import keys_of, takes_part
+from guest_svc.traces.text.chunks import CHUNK_BYTES
 from guest_svc.traces.text.reader import TraceReader
 from guest_svc.traces.text.table import UNKNOWN, UNKNOWN_VENDOR, Flag, Table
 
@@ -131,7 +132,9 @@ class Statistics:
             self.rows.setdefault(key, Row()).add(times[keys == key])
 
 
-def trace_stat(path: Path, vcpu: int | None = None, key: str = "sample") -> dict[str, Any]:
+def trace_stat(
+    path: Path, vcpu: int | None = None, key: str = "sample", chunk_bytes: int = CHUNK_BYTES
+) -> dict[str, Any]:
     """Return a trace's table as one object (schema ``stat.json``), sorted by samples or by time.
 
     Raises:
@@ -139,7 +142,7 @@ def trace_stat(path: Path, vcpu: int | None = None, key: str = "sample") -> dict
 
     """
     found = Statistics(vcpu)
-    reader = TraceReader(path)
+    reader = TraceReader(path, chunk_bytes)
     with Progress(path.name, None) as progress:
         for table in reader.tables():
             found.take(table)

@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Final
 
+from guest_svc.errors import TraceError, WorkloadError
 from guest_svc.workloads.base import (
     BadParameter,
     Parameter,
-    TraceError,
     UnknownParameter,
     UnknownWorkload,
     Workload,
-    WorkloadError,
     WorkloadSource,
     near_matches,
 )

@@ -4,12 +4,10 @@ Nothing here imports numpy, so that names, parameters and errors cost no start-u
 
 ::
 
-    BadInput
-    └── WorkloadError
-        ├── UnknownWorkload    no workload of that name
-        ├── UnknownParameter   the workload has no parameter of that name
-        ├── BadParameter       a value that the parameter does not take
-        └── TraceError         a recorded trace that cannot be read
+    WorkloadError          of guest_svc/errors.py
+    ├── UnknownWorkload    no workload of that name
+    ├── UnknownParameter   the workload has no parameter of that name
+    └── BadParameter       a value that the parameter does not take
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TypeAlias
 
-from guest_svc.errors import BadInput
+from guest_svc.errors import WorkloadError
 
 if TYPE_CHECKING:
     from exitlab.events import Column, EventColumns
@@ -32,16 +30,13 @@ if TYPE_CHECKING:
 API_VERSION: Final = 1  # of the interface that workloads are written for, see guest_svc/api.py
 BLOCK_EVENTS: Final = 65_536  # most events of a block unless said otherwise
 SEED_LIMIT: Final = 1 << 64
+MAX_PHYSICAL_CPUS: Final = 256  # of a session, as a hypervisor limits them unless told otherwise
 
 Value = int | float | bool | str
 #: Blocks of events. If their source reads outcomes, it is sent those of each block that it has yielded.
 Blocks: TypeAlias = "Generator[EventColumns, Outcomes | None, None]"
 
 _BOOLEANS: Final = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
-
-
-class WorkloadError(BadInput):
-    """A source of events that cannot be made as asked."""
 
 
 class UnknownWorkload(WorkloadError):
@@ -54,10 +49,6 @@ class UnknownParameter(WorkloadError):
 
 class BadParameter(WorkloadError):
     """A parameter does not take this value."""
-
-
-class TraceError(WorkloadError):
-    """A recorded trace is damaged, foreign or contradicts itself."""
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

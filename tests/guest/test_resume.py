@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from guest_svc.hypervisor import Hypervisor
 from guest_svc.options import HYPERVISOR_VARIABLE
 from guest_svc.stream import EventStream
 from tests.hypervisor.test_hypervisor_cli import serving
+from tests.traces.made import grown
 
 # Ends itself by a signal once so many events are applied, and at least so many committed.
 GUEST = """
@@ -145,6 +147,30 @@ def test_a_killed_guest_goes_on(lab: Lab, guest: Guest, run: tuple[str, ...], *,
     assert (code, err) == (0, "")
     assert found(out) == whole(guest, run)
     assert json.loads(out)["reconnects"] == 0
+
+
+REPLAYED = 32_000  # events of the trace before its late vCPU
+LATE_LINE = re.compile(
+    r"^guest-svc: trace: line \d+: a vCPU or CPU .*; begun again with all in a new session;.*\n$"
+)
+
+
+@pytest.mark.parametrize(
+    ("late", "applied", "is_told"),
+    [(0, 1000, False), (20, 1000, True), (20, REPLAYED - 500, False)],
+    ids=["none comes late", "one comes late", "one has come late"],
+)
+def test_a_killed_replay_goes_on_whenever_its_vcpus_came(
+    lab: Lab, guest: Guest, tmp_path: Path, late: int, applied: int, *, is_told: bool
+) -> None:
+    """The first stretch's session, or that of all vCPUs, goes on; the first begins again where it had to."""
+    run = ("replay", str(grown(tmp_path / "trace", late)), "--policy", "ignore")
+    session = lab.left(*run, applied=applied)
+    assert lab.status(session).applied_events >= applied
+    code, out, err = guest(*run, f"--resume={session}")
+    assert (code, json.loads(out)["events"]) == (0, REPLAYED + late)
+    assert bool(LATE_LINE.match(err)) == is_told
+    assert is_told or not err
 
 
 def test_a_crash_while_the_resumed_guest_catches_up(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Generator
+from typing import cast
 
 import pytest
 
@@ -20,6 +21,34 @@ def test_items_come_in_order_and_an_error_after_them() -> None:
     with pytest.raises(ValueError, match="the end"):
         next(ahead)
     assert list(ahead) == []
+
+
+def test_an_error_of_closing_the_generator_ends_it() -> None:
+    """It is raised where the next item is waited for, which would else be waited for without an end."""
+
+    class Source:
+        def __iter__(self) -> "Source":
+            return self
+
+        def __next__(self) -> int:
+            raise StopIteration
+
+        def close(self) -> None:
+            raise OSError("cannot be closed")
+
+    ahead: Ahead[int] = Ahead(cast("Generator[int]", Source()), 3)
+    found: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            next(ahead)
+        except OSError as error:
+            found.append(error)
+
+    taker = threading.Thread(target=take, daemon=True)
+    taker.start()
+    taker.join(30)
+    assert [str(error) for error in found] == ["cannot be closed"]
 
 
 def test_no_more_are_made_than_are_kept() -> None:

@@ -1,7 +1,8 @@
 """Random records give the events of a model that takes them one by one."""
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -10,41 +11,64 @@ import pytest
 from exitlab.debugreg import MSR_DEBUGCTL
 from exitlab.events import EventKind, Mark
 from hypervisor_svc.engine import profile
-from tests.traces.made import Row, events_of, rows_of, trace_of
+from tests.traces.made import SMALL_CHUNKS, Row, events_of, rows_of, trace_of
 from tests.traces.writer import SVM, VMX, Record, random_records
 
 K = EventKind
 HEAVY: Final = 3 << 6
 
 
-def slow_events(records: list[Record], isa: int) -> tuple[list[Row], Counter[str]]:
-    """Return the events of records and what their accesses were, one record after another."""
-    by_vcpu: dict[int, list[tuple[int, Record]]] = defaultdict(list)
-    for at, record in enumerate(records):
-        by_vcpu[record.vcpu].append((at, record))
-    found: list[tuple[int, Row]] = []
-    said: Counter[str] = Counter()
-    for vcpu, own in by_vcpu.items():
+class Slow:
+    """The events of records, and what their accesses were, one record after another.
+
+    A vCPU's own records are those of its thread and all notes of lost events: across one nothing belongs
+    together. ``has_rip`` is whether entries print it.
+    """
+
+    def __init__(self, records: list[Record], isa: int, *, has_rip: bool) -> None:
+        """Go through all."""
+        self.isa = isa
+        self.has_rip = has_rip
+        self.said: Counter[str] = Counter()
+        found: list[tuple[int, Row]] = []
+        for vcpu in {record.vcpu for record in records if record.event != "lost"}:
+            own = [(at, one) for at, one in enumerate(records) if one.vcpu == vcpu or one.event == "lost"]
+            found += self.of_vcpu(vcpu, own)
+        self.events = [event for _, event in sorted(found, key=lambda pair: pair[0])]
+
+    def of_vcpu(self, vcpu: int, own: list[tuple[int, Record]]) -> Iterator[tuple[int, Row]]:
+        """Yield the events of one vCPU and their places among all records."""
         spent, given = 0, 0
+        since: Record | None = None  # the last exit, entry or loss
+        was_plain_access = False
         for place, (at, record) in enumerate(own):
-            if record.event != "kvm_exit":
-                continue
-            before = [one for _, one in own[:place] if one.event in ("kvm_exit", "kvm_entry")]
-            if before and before[-1].event == "kvm_entry":
-                spent += record.ns - before[-1].ns
-            after = []
-            entered = None
-            for _, one in own[place + 1 :]:
-                if one.event in ("kvm_exit", "kvm_entry"):
-                    entered = one if one.event == "kvm_entry" else None
-                    break
-                after.append(one)
-            event = slow_event(record, after, entered, isa, said)
-            cycles = spent * 3
-            event |= {"gap_cycles": cycles - given, "vcpus": vcpu, "rips": record.fields["rip"]}
-            given = cycles
-            found.append((at, event))
-    return [event for _, event in sorted(found, key=lambda pair: pair[0])], said
+            if record.event == "lost":
+                since, was_plain_access = record, False
+            elif record.event == "kvm_entry":
+                since = record
+            elif record.event == "kvm_exit":
+                if since is not None and since.event == "kvm_entry":
+                    spent += record.ns - since.ns
+                since = record
+                after, entered = what_follows([one for _, one in own[place + 1 :]])
+                event = slow_event(record, after, entered if self.has_rip else None, self.isa, self.said)
+                is_access = event["kinds"] in (K.MOV_FROM_DR, K.MOV_TO_DR)
+                self.said["adjacent"] += is_access and was_plain_access
+                was_plain_access = is_access and not any(one.event == "kvm_inj_exception" for one in after)
+                cycles = spent * 3
+                event |= {"gap_cycles": cycles - given, "vcpus": vcpu, "rips": record.fields["rip"]}
+                given = cycles
+                yield at, event
+
+
+def what_follows(records: list[Record]) -> tuple[list[Record], Record | None]:
+    """Return what stands between an exit and what ends it, and the entry if that does."""
+    after: list[Record] = []
+    for one in records:
+        if one.event in ("kvm_exit", "kvm_entry", "lost"):
+            return after, one if one.event == "kvm_entry" else None
+        after.append(one)
+    return after, None
 
 
 def slow_event(
@@ -63,7 +87,7 @@ def slow_event(
         elif entered.fields["rip"] != f["rip"]:
             said["emulated"] += 1
             mark |= Mark.RETIRED
-        elif vectors:
+        elif vectors and vectors[0] in (1, 6, 13):
             said["faulted"] += 1
             mark |= Mark.NOT_RETIRED
         else:
@@ -87,19 +111,26 @@ def slow_event(
     return blank | {"kinds": K.EXIT, "selectors": f["reason"], "marks": heavy}
 
 
+@pytest.mark.parametrize("text", ["raw", "3.14"])
 @pytest.mark.parametrize("seed", range(12))
-def test_events_agree_with_the_slow_model(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random records read the same as by the model that takes them one by one, also in small chunks."""
-    monkeypatch.setattr("guest_svc.traces.text.chunks.chunks.__defaults__", (1 << 14,))
+def test_events_agree_with_the_slow_model(seed: int, text: str, tmp_path: Path) -> None:
+    """Random records read the same as by the model that takes them one by one, also in small chunks.
+
+    With lost events and without, and where entries print an address and where they do not.
+    """
     isa = (VMX, SVM)[seed % 2]
-    records = random_records(random.Random(seed), 1500, isa, is_lazy=seed % 3 > 0)
-    expected, said = slow_events(records, isa)
-    trace = trace_of(tmp_path, records, clock_hertz="3000000000")
-    assert events_of(trace) == expected
+    draw = random.Random(seed)
+    records = random_records(draw, 1500, isa, is_lazy=seed % 3 > 0, losses=(0.0, 0.05)[seed % 4 > 1])
+    slow = Slow(records, isa, has_rip=text == "raw")
+    trace = trace_of(tmp_path, records, text, chunk_bytes=SMALL_CHUNKS, clock_hertz="3000000000")
+    assert events_of(trace) == slow.events
     hidden = trace.findings.hidden
-    assert (hidden.rerun, hidden.emulated, hidden.faulted, hidden.unclear) == tuple(
-        said[name] for name in ("rerun", "emulated", "faulted", "unclear")
-    )
-    assert (trace.total_events, trace.records) == (len(expected), len(records))
-    assert trace.records == len(expected) + sum(trace.skipped.values())
-    assert sum(row["gap_cycles"] for row in expected) == sum(row["gap_cycles"] for row in rows_of(trace))
+    names = ("rerun", "emulated", "faulted", "unclear", "adjacent")
+    assert {name: getattr(hidden, name) for name in names} == {name: slow.said[name] for name in names}
+    losses = sum(record.event == "lost" for record in records)
+    assert (trace.total_events, trace.records) == (len(slow.events), len(records) - losses)
+    assert trace.tally.lost_notes == losses
+    assert trace.records == len(slow.events) + sum(trace.skipped.values())
+    assert sum(row["gap_cycles"] for row in slow.events) == sum(row["gap_cycles"] for row in rows_of(trace))
+    again = trace.with_accesses(13)
+    assert len(events_of(again)) == len(slow.events) + 12 * hidden.windows

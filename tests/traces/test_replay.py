@@ -16,24 +16,24 @@ import pytest
 import guest_svc
 from guest_svc.cli import main
 from guest_svc.evidence import INTERVAL_FIGURES
-from tests.traces.writer import SVM, Record, entry, exit_record, lines, msr, random_records
+from tests.traces.made import grown
+from tests.traces.writer import (
+    SVM,
+    Record,
+    entry,
+    exit_record,
+    injected,
+    lazy_host,
+    lines,
+    lost,
+    msr,
+    random_records,
+)
 
 _SCHEMAS: Final = Path(guest_svc.__file__).with_name("schema")
 SCHEMA: Final = json.loads((_SCHEMAS / "compare.json").read_text("utf-8"))
 ALWAYS, LAZY, IGNORE = "kvm-3.14", "kvm-6.14", "ignore"
 LANES: Final = ["--policy", ALWAYS, "--policy", LAZY, "--policy", IGNORE]
-
-
-def lazy_host(windows: int) -> list[Record]:
-    """Return what a lazily tracking host records: of each window the first access, then another exit."""
-    found: list[Record] = []
-    for number in range(windows):
-        ns, rip = number * 100_000, 0x1000 + number
-        found += [
-            exit_record(ns, 29, rip, 0x16), entry(ns + 2000, rip),
-            exit_record(ns + 30_000, 10, rip + 8), entry(ns + 32_000, rip + 10),
-        ]  # fmt: skip
-    return found
 
 
 def write(path: Path, records: list[Record], text: str = "6.12", *more: bytes) -> str:
@@ -127,6 +127,7 @@ def test_of_a_host_that_traps_all_nothing_is_hidden(tmp_path: Path, capsys: Any)
             exit_record(n * 9000, 29, 8, 7),
             entry(n * 9000 + 2000, 11),
             exit_record(n * 9000 + 4000, 10),
+            entry(n * 9000 + 5000),
         )
     ]
     document = replayed(capsys, write(tmp_path / "trace", records), *LANES, "--accesses-per-window", "13")
@@ -138,6 +139,16 @@ def test_of_a_host_that_traps_all_nothing_is_hidden(tmp_path: Path, capsys: Any)
         kind for figure, kind in document["evidence"].items() if figure != "lanes.cost.standing"
     }
     assert all(low == high for one in document["intervals"] for low, high in one["figures"].values())
+
+
+def test_of_refused_accesses_nothing_is_hidden_and_no_host_is_told(tmp_path: Path, capsys: Any) -> None:
+    """A lazily tracking host refuses like one that traps all."""
+    records = [exit_record(0, 29, 8, 7), injected(500, 13), entry(1000, 8), exit_record(2000, 10)]
+    path = write(tmp_path / "trace", records)
+    access = replayed(capsys, path, *LANES)["trace"]["dr_access"]
+    assert (access["host"], access["faulted"], access["windows"]) == ("not_shown", 1, 0)
+    assert main(["replay", path, *LANES]) == 0
+    assert "refused, which looks alike on every host" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trace_of_svm_is_run_as_svm(tmp_path: Path, capsys: Any) -> None:
@@ -176,18 +187,14 @@ def test_the_cycles_of_every_vcpu_are_those_of_the_trace(tmp_path: Path, capsys:
     assert sum(document["trace"]["exits"].values()) == document["events"]
 
 
-def test_a_vcpu_that_comes_late_begins_the_run_again(
-    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_vcpu_that_comes_late_begins_the_run_again(tmp_path: Path, capsys: Any) -> None:
     """It is told in a line, and no event is missing."""
-    monkeypatch.setattr("guest_svc.traces.text.chunks.chunks.__defaults__", (1 << 14,))
-    late = [exit_record(10**15 + n, 10, thread=99, vcpu=7, cpu=9) for n in range(20)]
-    path = write(tmp_path / "trace", [*random_records(random.Random(1), 3000), *late])
+    path = str(grown(tmp_path / "trace"))
     assert main(["replay", path, "--policy", IGNORE, "--output", "json"]) == 0
     out, err = capsys.readouterr()
     document = json.loads(out)
-    assert len(document["trace"]["vcpus"]) == 4
-    assert document["trace"]["vcpus"][3] == {"vcpu": 3, "thread": 99, "name": "CPU 7/KVM", "printed_vcpu": 7}
+    assert len(document["trace"]["vcpus"]) == 2
+    assert document["trace"]["vcpus"][1] == {"vcpu": 1, "thread": 99, "name": "CPU 7/KVM", "printed_vcpu": 7}
     assert document["records"] == document["events"] + sum(document["skipped"].values())
     assert "begun again with all" in err
 
@@ -254,6 +261,26 @@ def test_what_does_not_go_together_is_refused(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert re.search(re.escape(said), err)
+
+
+def test_a_loss_makes_bounds_and_is_told(tmp_path: Path, capsys: Any) -> None:
+    """Counts and guest time are lower bounds, in the object and in sentences."""
+    path = write(tmp_path / "trace", [*lazy_host(3), lost(0, 7), exit_record(10**9, 12)])
+    document = replayed(capsys, path, "--policy", LAZY)
+    names = ("events", "trace.exits", "lanes.guest_cycles", "lanes.exits", "lanes.mov_dr")
+    assert {document["evidence"][name] for name in names} == {"lower_bound"}
+    assert document["trace"]["exits_after_loss"] == 1
+    assert lane_of(document, LAZY)["guest_cycles"] == 3 * (3 * 28_000 + 2 * 68_000)
+    assert main(["replay", path, "--policy", LAZY]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "Lower bounds, as the recorder lost events: events, exits other than of MOV DR",
+        "Lower bound: guest time",
+        "The recorder lost 7 events at 1 places",
+        "1 exits lost their entry so; guest time is 0 there",
+    ):
+        assert said in text
+    assert "Measured" not in text
 
 
 def test_exits_without_entries_hold_the_hosts_time(tmp_path: Path, capsys: Any) -> None:

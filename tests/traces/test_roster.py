@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from guest_svc.errors import TraceError
 from guest_svc.traces.exits.roster import RosterGrew
-from guest_svc.workloads.base import TraceError
-from tests.traces.made import events_of, made, rows_of, trace_of
+from tests.traces.made import SMALL_CHUNKS, events_of, made, rows_of, trace_of
 from tests.traces.writer import SVM, VMX, exit_record, lines, random_records
 
 
@@ -20,10 +20,9 @@ def grown(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_vcpu_that_comes_late_is_told_and_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vcpu_that_comes_late_is_told_and_learned(tmp_path: Path) -> None:
     """The first stretch does not show it: whoever reads is told the line, and can begin again with all."""
-    monkeypatch.setattr("guest_svc.traces.text.chunks.chunks.__defaults__", (1 << 14,))
-    trace = made(grown(tmp_path))
+    trace = made(grown(tmp_path), chunk_bytes=SMALL_CHUNKS)
     assert trace.vcpus == 3
     with pytest.raises(RosterGrew, match=r"^line 300[2-9]$"):
         rows_of(trace)

@@ -60,6 +60,11 @@ def injected(ns: int, vector: int, **head: int) -> Record:
     return Record("kvm_inj_exception", ns, fields={"vector": vector}, **head)
 
 
+def lost(ns: int, events: int) -> Record:
+    """Return a note that the recorder lost events; its time is not printed."""
+    return Record("lost", ns, fields={"events": events})
+
+
 def reason_text(reason: int, isa: int, text: str) -> str:
     """Return an exit reason as a kernel or the plug-in prints it."""
     failed = " FAILED_VMENTRY" if isa == VMX and reason >> 31 else ""
@@ -130,7 +135,9 @@ def _exit_payload(record: Record, text: str) -> str:
 
 
 def line(record: Record, text: str = "6.12", head: str = "ftrace") -> str:
-    """Return a record's line."""
+    """Return a record's line, or that of a note of lost events."""
+    if record.event == "lost":
+        return f"CPU:{record.cpu} [{record.fields['events']} EVENTS DROPPED]"
     seconds, ns = divmod(record.ns, 10**9)
     time = f"{seconds:5d}.{ns // 1000:06d}"
     said = payload(record, text)
@@ -168,8 +175,25 @@ def accounted(scanner: Scanner) -> int:
     return counted + tally.malformed.count + tally.too_long.count + sum(tally.records.values())
 
 
-def random_records(draw: random.Random, count: int, isa: int = VMX, *, is_lazy: bool = True) -> list[Record]:
-    """Return what some vCPUs of a host that tracks lazily, or traps all, do; every rip is another."""
+def lazy_host(windows: int) -> list[Record]:
+    """Return what a lazily tracking host records: of each window the first access, then another exit."""
+    found: list[Record] = []
+    for number in range(windows):
+        ns, rip = number * 100_000, 0x1000 + number
+        found += [
+            exit_record(ns, 29, rip, 0x16), entry(ns + 2000, rip),
+            exit_record(ns + 30_000, 10, rip + 8), entry(ns + 32_000, rip + 10),
+        ]  # fmt: skip
+    return found
+
+
+def random_records(
+    draw: random.Random, count: int, isa: int = VMX, *, is_lazy: bool = True, losses: float = 0.0
+) -> list[Record]:
+    """Return what some vCPUs of a host that tracks lazily, or traps all, do; every rip is another.
+
+    ``losses`` is the share of places at which events are lost.
+    """
     ns = 2_925_640_000_000
     found: list[Record] = []
     reasons = {VMX: (1, 10, 12, 30, 48, 0x8000_0021, 76), SVM: (0x60, 0x72, 0x78, 0x7B, 0x400, 0x8E)}[isa]
@@ -184,7 +208,9 @@ def random_records(draw: random.Random, count: int, isa: int = VMX, *, is_lazy: 
             reason = 29 if isa == VMX else (0x20 if is_read else 0x30) + number
             info = number | is_read << 4 | draw.randrange(16) << 8 if isa == VMX else draw.randrange(16)
             found.append(exit_record(ns, reason, rip, info, **head))
-            if not is_lazy:
+            refusals = [injected(ns + 1000, draw.choice((1, 6, 13, 14)), **head)] * (draw.random() < 0.3)
+            found += refusals
+            if not is_lazy and not refusals:
                 rip = rip + 3 & (1 << 64) - 1
         elif kind == 1:
             is_write = draw.random() < 0.5
@@ -208,6 +234,11 @@ def random_records(draw: random.Random, count: int, isa: int = VMX, *, is_lazy: 
             if draw.random() < 0.2:
                 found.append(Record("kvm_set_irq", ns + 1000, **head))
         ns += 3000
-        if draw.random() < 0.95:
-            found.append(entry(ns, rip, **head))
+        found += _lossy(draw, entry(ns, rip, **head), losses)
     return found
+
+
+def _lossy(draw: random.Random, entered: Record, losses: float) -> list[Record]:
+    """Return mostly an entry, and around it at times a note of lost events."""
+    before, after = ([lost(entered.ns, draw.randrange(1, 900))] * (draw.random() < losses) for _ in range(2))
+    return [*before, *([entered] if draw.random() < 0.95 else []), *after]

@@ -3,11 +3,14 @@
 A host that tracks debug registers lazily drops the intercept at the first access and runs the
 instruction again: the entry is at the same address, and later accesses leave no record until the next
 exit that ends the window. So such an exit is a *window* of one access or more. A host that emulates the
-access enters behind it: that exit is one access, exactly. Where entries print no address, two exits of
-MOV DR in a row on a vCPU prove a host that traps every access, as a lazy host has another exit between.
+access enters behind it: that exit is one access, exactly. An access that the host refuses opens no window.
+Where entries print no address, exits of MOV DR that follow one another on a vCPU speak for a host that traps
+every access, as a lazy host has another exit between. A few do not prove it: the exit between, or the
+injection that refused the first access, may not be recorded.
 
-Source: Linux 7.1.5, ``handle_dr`` and ``dr_interception`` (the instruction is not skipped),
-``vcpu_enter_guest`` (the intercept is back after the next exit that is no fast path).
+Source: Linux 7.1.5, ``handle_dr`` and ``dr_interception`` (the instruction is not skipped; with CPL above 0
+or DR7.GD set an exception is injected, and no window is opened), ``vcpu_enter_guest`` (the intercept is back
+after the next exit that is no fast path).
 """
 
 from dataclasses import dataclass
@@ -29,6 +32,13 @@ _OPERANDS: Final = np.uint64(15)
 OPERAND_NAMES: Final = (
     "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", *(f"R{number}" for number in range(8, 16)),
 )  # fmt: skip
+#: What MOV DR raises: #DB (DR7.GD), #UD (DR4 and DR5 with CR4.DE), #GP. Any other exception that is injected,
+#: as #PF for a page that the host has to fetch, is delivered before the access is tried again.
+_REFUSALS: Final = (1, 6, 13)
+#: How many exits of MOV DR must follow another, and at least one of how many of all, to prove a host that
+#: traps every access (an assumption).
+_PROOF_PAIRS: Final = 3
+_PROOF_SHARE: Final = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +89,9 @@ class Verdicts:
         is_rerun: The guest went on at the instruction itself: a lazy window.
         is_emulated: It went on elsewhere: exactly one access.
         is_faulted: It got an exception at the instruction: an access that did not happen.
-        is_unclear: No address, or no entry, says it.
-        is_adjacent: The vCPU's exit before was one too, and nothing is known to be lost between.
+        is_unclear: No address, or no entry, says it, or events were lost before the entry.
+        is_adjacent: The vCPU's exit before was one too, which no exception followed, and nothing is known to
+            be lost between.
 
     """
 
@@ -91,28 +102,23 @@ class Verdicts:
     is_adjacent: NDArray[np.bool_]
 
 
-def judge(
-    table: Table, pairs: Pairs, access: Access, before: Access, lost_before: NDArray[np.int64]
-) -> Verdicts:
-    """Return what became of exits of MOV DR.
-
-    ``before`` decodes each exit's ``exit_before`` (of row 0 where there is none); ``lost_before`` is for each
-    row how many notes of lost events come before it.
-    """
+def judge(table: Table, pairs: Pairs, access: Access) -> Verdicts:
+    """Return what became of exits of MOV DR; ``pairs`` are all of the table's, ``access`` decodes them."""
     entry = np.maximum(pairs.entry_after, 0)
     has_addresses = (table.known[pairs.exits] & table.known[entry] & Known.RIP != 0) & (
         pairs.entry_after != NONE
     )
     is_here = access.is_access & has_addresses & (table.rip[pairs.exits] == table.rip[entry])
     is_injected = pairs.injected != NONE
-    has_before = pairs.exit_before != NONE
-    is_whole = lost_before[pairs.exits] == lost_before[np.maximum(pairs.exit_before, 0)]
+    is_refused = is_injected & np.isin(table.number[np.maximum(pairs.injected, 0)], _REFUSALS)
+    # The exit before of the same vCPU stands one place before.
+    follows = np.append(False, (access.is_access & ~is_injected)[:-1])[: len(is_injected)]
     return Verdicts(
-        is_rerun=is_here & ~is_injected,
+        is_rerun=is_here & ~is_refused,
         is_emulated=access.is_access & has_addresses & ~is_here,
-        is_faulted=is_here & is_injected,
+        is_faulted=is_here & is_refused,
         is_unclear=access.is_access & ~has_addresses,
-        is_adjacent=access.is_access & has_before & before.is_access & is_whole,
+        is_adjacent=access.is_access & follows & (pairs.exit_before != NONE) & ~pairs.is_after_loss,
     )
 
 
@@ -144,7 +150,8 @@ class Hidden:
         if self.rerun or self.emulated:
             return not self.rerun
         # In a trace of these exits alone, those between are missing, and nothing is proven.
-        return bool(self.adjacent and self.other_exits)
+        is_proven = self.adjacent >= _PROOF_PAIRS and self.adjacent * _PROOF_SHARE >= self.exits
+        return is_proven and self.other_exits > 0
 
     @property
     def windows(self) -> int:
@@ -153,14 +160,17 @@ class Hidden:
 
     @property
     def host(self) -> str:
-        """What the host is: ``none``, ``lazy``, ``trapping``, ``mixed`` or ``assumed_lazy``."""
+        """What the host is: ``none``, ``lazy``, ``trapping``, ``mixed``, ``assumed_lazy`` or ``not_shown``.
+
+        ``not_shown``: all accesses were refused, which looks alike on every host, and hides nothing.
+        """
         if not self.exits:
             return "none"
         if self.rerun:
             return "mixed" if self.emulated else "lazy"
-        if self.emulated or self.faulted == self.exits or self.traps_every_access:
+        if self.traps_every_access:
             return "trapping"
-        return "assumed_lazy"
+        return "not_shown" if self.faulted == self.exits else "assumed_lazy"
 
     def document(self) -> dict[str, Any]:
         """Return it as scripts read it."""

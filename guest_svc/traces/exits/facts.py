@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from exitlab.exit_reasons import VENDOR_VMX, reason_name
+from exitlab.exit_reasons import reason_name
 from guest_svc.traces.exits.trace import TextTrace
+from guest_svc.traces.exits.vendors import VENDOR_NAMES
 
 
 def trace_facts(trace: TextTrace) -> dict[str, Any]:
@@ -12,7 +13,7 @@ def trace_facts(trace: TextTrace) -> dict[str, Any]:
     found, tally = trace.findings, trace.tally
     names = reasons_by_name(trace)
     return {
-        "vendor": "vmx" if trace.vendor == VENDOR_VMX else "svm",
+        "vendor": VENDOR_NAMES[trace.vendor],
         "lines": tally.lines,
         "header_lines": tally.header_lines,
         "call_chain_lines": tally.call_chain_lines,
@@ -34,6 +35,7 @@ def trace_facts(trace: TextTrace) -> dict[str, Any]:
         "has_entries": trace.has_entries,
         "time_backwards": found.backwards,
         "exits_without_entry": found.without_entry if trace.has_entries else 0,
+        "exits_after_loss": found.after_loss,
         "dr_access": found.hidden.document(),
     }
 

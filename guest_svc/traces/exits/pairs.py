@@ -1,4 +1,7 @@
-"""What belongs to an exit: the entry before it, and up to the next entry what the host did about it."""
+"""What belongs to an exit: the entry before it, and up to the next entry what the host did about it.
+
+Records between which the recorder has lost some do not belong together: what is gone may stand between.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from guest_svc.traces.exits.roster import keys_of
 from guest_svc.traces.text.table import Event, Table
 
 NONE: Final = -1
@@ -25,7 +29,9 @@ class Pairs:
         msr: The first MSR access after it and before the guest goes on.
         injected: The first exception injected meanwhile.
         userspace: The first exit to user space meanwhile.
-        is_open: Whether neither an entry nor an exit follows: what the host did may still be to come.
+        is_after_loss: Whether events were lost since the vCPU's exit before, or its first entry.
+        is_open: Whether neither an entry, nor an exit, nor a loss follows: what the host did may still be to
+            come.
 
     """
 
@@ -37,6 +43,7 @@ class Pairs:
     msr: Rows
     injected: Rows
     userspace: Rows
+    is_after_loss: NDArray[np.bool_]
     is_open: NDArray[np.bool_]
 
 
@@ -45,6 +52,8 @@ def pair(table: Table, vcpus: Rows) -> Pairs:
     order = np.argsort(vcpus.astype(np.int16), kind="stable")  # small numbers are sorted by their digits
     order = order[vcpus[order] >= 0]
     events, whose = table.event[order], vcpus[order]
+    losses = np.cumsum(table.event == Event.LOST)
+    lost = losses[order]
     exits = np.flatnonzero(events == Event.EXIT)
     entries = np.flatnonzero(events == Event.ENTRY)
     of_each = np.arange(int(whose[-1]) + 1 if len(whose) else 0)
@@ -59,21 +68,44 @@ def pair(table: Table, vcpus: Rows) -> Pairs:
     entered = np.where(entered >= np.maximum(begins, before), entered, NONE)
     entering = _first_after(entries, exits, after)
     until = np.where(entering == NONE, after, entering)
+    since = np.where(before == NONE, entered, before)
+
+    def whole(places: Rows) -> Rows:
+        """Return the places that no loss parts from their exits."""
+        return np.where((places == NONE) | _is_parted(lost, exits, places), NONE, places)
 
     def in_window(event: Event) -> Rows:
-        return _rows(order, _first_after(np.flatnonzero(events == event), exits, until))
+        return _rows(order, whole(_first_after(np.flatnonzero(events == event), exits, until)))
 
     return Pairs(
         exits=order[exits],
         vcpus=whose[exits],
         exit_before=_rows(order, before),
-        entry_before=_rows(order, entered),
-        entry_after=_rows(order, entering),
+        entry_before=_rows(order, whole(entered)),
+        entry_after=_rows(order, whole(entering)),
         msr=in_window(Event.MSR),
         injected=in_window(Event.INJ_EXCEPTION),
         userspace=in_window(Event.USERSPACE_EXIT),
-        is_open=(entering == NONE) & (after == ends),
+        is_after_loss=(since != NONE) & _is_parted(lost, exits, since),
+        is_open=(entering == NONE) & (after == ends) & (lost[exits] == losses[-1:]),
     )
+
+
+def last_entries(table: Table) -> Table:
+    """Return of records without an exit those that an exit to come may need: each vCPU's last entry."""
+    losses = np.flatnonzero(table.event == Event.LOST)
+    start = int(losses[-1]) + 1 if len(losses) else 0
+    entries = start + np.flatnonzero(table.event[start:] == Event.ENTRY)
+    _, from_end = np.unique(keys_of(table)[entries][::-1], return_index=True)
+    return table.taken(np.sort(entries[::-1][from_end]))
+
+
+def _is_parted(lost: Rows, places: Rows, others: Rows) -> NDArray[np.bool_]:
+    """Return which pairs of places have a loss between them, of which so many came before each place."""
+    if not len(lost):
+        return np.zeros(len(places), np.bool_)
+    found: NDArray[np.bool_] = lost[places] != lost[np.maximum(others, 0)]
+    return found
 
 
 def _rows(order: Rows, places: Rows) -> Rows:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.events import MAX_VCPUS
+from guest_svc.errors import TraceError
 from guest_svc.traces.text.table import UNKNOWN, Event, Table
-from guest_svc.workloads.base import TraceError
+from guest_svc.workloads.base import MAX_PHYSICAL_CPUS
 
-MAX_PHYSICAL_CPUS: Final = 256
 _NAMED_BY_VCPU: Final = -2  # and below: the vCPU's number, negative
 _NAMED_BY_CPU: Final = -(1 << 40)
 

@@ -7,7 +7,7 @@ the others: then the exit is taken for what it shows.
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from guest_svc.traces.exits.events import Around, columns_of, laid_out
 from guest_svc.traces.exits.pairs import NONE, Pairs, pair
 from guest_svc.traces.exits.roster import Roster
 from guest_svc.traces.text.table import UNKNOWN_VENDOR, Event, Table
-
-_NANOSECONDS: Final = 1_000_000_000
 
 T = TypeVar("T", Pairs, Access, Verdicts)
 
@@ -34,11 +32,11 @@ class Findings:
         reasons: Exits by the number of their reason, as events carry it.
         other_vendor: Exits of the other vendor: no events.
         undecoded: Exits of MOV DR that do not say which register: no events.
-        after_end: Exits after the last event that was wanted: no events.
         moves: Times that a vCPU was on another physical CPU than before.
         modelled: Accesses that were assumed.
         backwards: Exits at a time before that of their entry: the guest's time counts 0.
         without_entry: Exits with an exit before them on the vCPU and no entry between.
+        after_loss: Exits of which the entry is unknown, as events were lost before them.
 
     """
 
@@ -47,26 +45,30 @@ class Findings:
     reasons: dict[int, int] = field(default_factory=dict)
     other_vendor: int = 0
     undecoded: int = 0
-    after_end: int = 0
     moves: int = 0
     modelled: int = 0
     backwards: int = 0
     without_entry: int = 0
+    after_loss: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How exits are read: as ``vendor``'s, with a clock, and so many accesses in a lazy window."""
+    """How exits are read: as ``vendor``'s, with a clock, and so many accesses in a lazy window.
+
+    Attributes:
+        has_entries: Whether the guest's time is that from its entries; else all between its exits.
+        accesses_per_window: More than 1 are assumed.
+        traps_every_access: Whether the host is known to: exits that say nothing are no windows then. That is
+            known when all is read, so the whole trace is read with 1 access before more are assumed.
+
+    """
 
     vendor: int
     cycles_per_ns: Fraction
     has_entries: bool
     accesses_per_window: int = 1
-
-    @classmethod
-    def at(cls, vendor: int, clock_hertz: int, accesses: int, *, has_entries: bool) -> "Reading":
-        """Return it for a clock in Hz."""
-        return cls(vendor, Fraction(clock_hertz, _NANOSECONDS), has_entries, accesses)
+    traps_every_access: bool = False
 
 
 class Stretches:
@@ -80,8 +82,6 @@ class Stretches:
         self._left = most_events
         self._held = Table.empty(0)
         self._done = np.zeros(0, np.bool_)  # those of the held that were given, or are no exits
-        self._lost_before = np.zeros(0, np.int64)
-        self._lost = 0
         self._cpus = np.array(roster.initial_cpus, np.int64)
         self._guest_ns = np.zeros(MAX_VCPUS, np.int64)
         self._guest_cycles = np.zeros(MAX_VCPUS, np.int64)
@@ -98,13 +98,9 @@ class Stretches:
             RosterGrew: A record is of a vCPU or CPU that the roster does not have.
 
         """
-        is_lost = table.event == Event.LOST
-        lost_before = self._lost + np.cumsum(is_lost)
-        self._lost += int(is_lost.sum())
         held = len(self._held)
         table = Table.joined([self._held, table])
         done = np.append(self._done, np.zeros(len(table) - held, np.bool_))
-        lost_before = np.append(self._lost_before, lost_before)
         vcpus, cpus = self._roster.vcpus(table), self._roster.cpus_of(table)
         pairs = pair(table, vcpus)
         access = decode(table, pairs.exits, self._reading.vendor)
@@ -112,8 +108,7 @@ class Stretches:
         open_exits = pairs.exits[pairs.is_open & (pairs.exits >= held)]
         stop = len(table) if is_last else int(open_exits.min(initial=len(table)))
         is_given = ~done[pairs.exits] & (pairs.exits < stop)
-        before = decode(table, np.maximum(pairs.exit_before, 0), self._reading.vendor)
-        verdicts = judge(table, pairs, access, before, lost_before)
+        verdicts = judge(table, pairs, access)
         given = np.flatnonzero(is_given)
         given = given[np.argsort(pairs.exits[given])]  # in the order of the trace
         events = self._events(
@@ -121,7 +116,7 @@ class Stretches:
         )
         done[:stop] = True
         kept = np.union1d(np.arange(stop, len(table)), _last_of_each(table, vcpus, stop))
-        self._held, self._done, self._lost_before = table.taken(kept), done[kept], lost_before[kept]
+        self._held, self._done = table.taken(kept), done[kept]
         return events
 
     def _events(
@@ -133,9 +128,7 @@ class Stretches:
         is_undecoded = access.is_access & ~access.is_decoded & ~is_other
         is_event = ~is_other & ~is_undecoded
         if self._left is not None:
-            is_after = is_event & (np.cumsum(is_event) > self._left)
-            found.after_end += int(is_after.sum())
-            is_event &= ~is_after
+            is_event &= np.cumsum(is_event) <= self._left
             self._left -= int(is_event.sum())
         found.other_vendor += int(is_other.sum())
         found.undecoded += int(is_undecoded.sum())
@@ -156,7 +149,7 @@ class Stretches:
     def _assumed(self, verdicts: Verdicts) -> NDArray[np.int64]:
         """Return how many accesses are assumed after each event."""
         is_window = verdicts.is_rerun
-        if not self.findings.hidden.traps_every_access:
+        if not self._reading.traps_every_access:
             is_window = is_window | verdicts.is_unclear
         return is_window * np.int64(self._reading.accesses_per_window - 1)
 
@@ -204,9 +197,12 @@ class Stretches:
     def _guest_time(self, table: Table, pairs: Pairs) -> NDArray[np.int64]:
         """Return the nanoseconds for which the guest ran before each exit."""
         since = pairs.entry_before if self._reading.has_entries else pairs.exit_before
-        self.findings.without_entry += int(((since == NONE) & (pairs.exit_before != NONE)).sum())
+        is_unknown = since == NONE
+        self.findings.after_loss += int((is_unknown & pairs.is_after_loss).sum())
+        is_first = pairs.exit_before == NONE
+        self.findings.without_entry += int((is_unknown & ~is_first & ~pairs.is_after_loss).sum())
         spent = table.time_ns[pairs.exits] - table.time_ns[np.maximum(since, 0)]
-        spent = np.where(since == NONE, 0, spent)
+        spent = np.where(is_unknown, 0, spent)
         self.findings.backwards += int((spent < 0).sum())
         found: NDArray[np.int64] = np.maximum(spent, 0)
         return found
@@ -229,9 +225,12 @@ def _taken(columns: T, at: NDArray[np.int64]) -> T:
 
 
 def _last_of_each(table: Table, vcpus: NDArray[np.int64], stop: int) -> NDArray[np.int64]:
-    """Return the rows of each vCPU's last exit and entry before ``stop``, to which the next ones refer."""
-    kept = []
-    for event in (Event.EXIT, Event.ENTRY):
+    """Return the rows before ``stop`` to which the next ones refer.
+
+    They are each vCPU's last exit, entry and injection, and the last loss.
+    """
+    kept = [np.flatnonzero(table.event[:stop] == Event.LOST)[-1:]]
+    for event in (Event.EXIT, Event.ENTRY, Event.INJ_EXCEPTION):
         rows = np.flatnonzero((table.event[:stop] == event) & (vcpus[:stop] >= 0))
         last = np.full(MAX_VCPUS, -1, np.int64)
         last[vcpus[rows]] = rows

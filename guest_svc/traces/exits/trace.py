@@ -4,27 +4,31 @@ The first stretch is read when the trace is opened: it says whose numbering the 
 and CPUs there are, and whether entries are recorded. The rest is read while its events are sent.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import ClassVar, Final
 
 from exitlab.events import EventColumns
 from exitlab.exit_reasons import VENDOR_SVM, VENDOR_VMX
+from guest_svc.errors import TraceError
 from guest_svc.traces.ahead import Ahead
 from guest_svc.traces.exits.events import COLUMNS
+from guest_svc.traces.exits.pairs import last_entries
 from guest_svc.traces.exits.roster import Census, Roster
 from guest_svc.traces.exits.stretches import Findings, Reading, Stretches
+from guest_svc.traces.exits.vendors import VENDOR_NAMES, leading_vendor
+from guest_svc.traces.source import TraceFile
+from guest_svc.traces.text.chunks import CHUNK_BYTES
 from guest_svc.traces.text.reader import TraceReader
-from guest_svc.traces.text.table import EVENT_NAMES, Event, Table
+from guest_svc.traces.text.table import Event, Table
 from guest_svc.traces.text.tally import Tally
 from guest_svc.workloads.base import (
-    API_VERSION,
     BLOCK_EVENTS,
+    MAX_PHYSICAL_CPUS,
     Blocks,
     Parameter,
-    TraceError,
     Workload,
     check_run,
     parse_parameters,
@@ -32,8 +36,8 @@ from guest_svc.workloads.base import (
 
 FIRST_CHUNKS: Final = 4
 _CHUNKS_AHEAD: Final = 24  # of some megabytes
-_VENDOR_NAMES: Final = {VENDOR_VMX: "vmx", VENDOR_SVM: "svm"}
-_EXIT_NAME: Final = next(name for name, event in EVENT_NAMES.items() if event is Event.EXIT)
+_NANOSECONDS: Final = 1_000_000_000
+_EXIT_NAME: Final = Event.EXIT.printed_name
 
 PARAMETERS: Final = (
     Parameter(
@@ -57,10 +61,8 @@ class TextTrace(Workload):
     columns = COLUMNS
     computed_breakpoints = False
 
-    def __init__(
-        self, source: "TextTraceSource", clock_hertz: int, events: int | None, accesses_per_window: int = 1
-    ) -> None:
-        """Read the first stretch; more than one access in each lazy window is assumed.
+    def __init__(self, source: "TextTraceSource", clock_hertz: int, events: int | None) -> None:
+        """Read the first stretch.
 
         Raises:
             TraceError: It is no trace that can be replayed.
@@ -72,20 +74,23 @@ class TextTrace(Workload):
         self.seed = 0
         self.parameters_used = {"clock_hertz": clock_hertz}
         self.clock_hertz = clock_hertz
-        self.accesses_per_window = accesses_per_window
+        self.accesses_per_window = 1
+        self._traps_every_access = False
         self.total_events = None
         self.records = 0
         self.skipped = {}
         self.findings = Findings()
         self.is_whole = False
+        self._source = source
         self._path = source.path
         self._events_asked = events
         self._census = Census()
-        self._reader = TraceReader(source.path)
+        self._reader = TraceReader(source.path, source.chunk_bytes)
         self._tables = self._read_ahead()
+        self.has_entries = False
         self._first = self._read_first(self._tables)
-        self.has_entries = any((table.event == Event.ENTRY).any() for table in self._first)
-        self.vendor = self._leading_vendor(source.vendor)
+        with self._told():
+            self.vendor = leading_vendor(self._first, source.vendor)
         self._set_roster(self._counted())
 
     @property
@@ -99,9 +104,15 @@ class TextTrace(Workload):
         return self._reader.can_read_again
 
     def with_accesses(self, accesses_per_window: int) -> "TextTrace":
-        """Return the same trace, to be read again, with so many accesses in each lazy window."""
-        source = TextTraceSource(self._path, self.name, self.summary, _VENDOR_NAMES[self.vendor])
-        again = TextTrace(source, self.clock_hertz, self._events_asked, accesses_per_window)
+        """Return the same trace, to be read again, with so many accesses in each lazy window.
+
+        What the host is must be known, so the last block of this one has to be taken before.
+        """
+        assert self.total_events is not None
+        source = replace(self._source, vendor=VENDOR_NAMES[self.vendor])
+        again = TextTrace(source, self.clock_hertz, self._events_asked)
+        again.accesses_per_window = accesses_per_window
+        again._traps_every_access = self.findings.hidden.traps_every_access
         again._set_roster(self.roster)
         return again
 
@@ -129,8 +140,12 @@ class TextTrace(Workload):
         if self._is_begun:
             self._begin_again()
         self._is_begun = True
-        reading = Reading.at(
-            self.vendor, self.clock_hertz, self.accesses_per_window, has_entries=self.has_entries
+        reading = Reading(
+            self.vendor,
+            Fraction(self.clock_hertz, _NANOSECONDS),
+            has_entries=self.has_entries,
+            accesses_per_window=self.accesses_per_window,
+            traps_every_access=self._traps_every_access,
         )
         stretches = Stretches(self.roster, reading, self._events_asked)
         self.findings = stretches.findings
@@ -162,20 +177,20 @@ class TextTrace(Workload):
         first: list[Table] = []
         has_exits = False
         for table in tables:
-            # Before the first exit nothing is needed but who is there.
             self._census.add(table)
             first.append(table)
             has_exits = has_exits or bool((table.event == Event.EXIT).any())
+            self.has_entries = self.has_entries or bool((table.event == Event.ENTRY).any())
             if len(first) >= FIRST_CHUNKS:
                 if has_exits:
                     break
-                del first[:-1]
+                first = [last_entries(Table.joined(first))]
         return first
 
     def _begin_again(self) -> None:
         if not self.can_read_again:
             raise TraceError(f"{self._path}: a pipe cannot be read twice; save the trace as a file first")
-        self._reader = TraceReader(self._path)
+        self._reader = TraceReader(self._path, self._source.chunk_bytes)
         self._tables = self._read_ahead()
         self._first = []
         self._is_begun = False
@@ -187,13 +202,20 @@ class TextTrace(Workload):
 
     def _counted(self) -> Roster:
         """Return everybody seen so far."""
-        try:
+        with self._told():
             return Roster(self._census.members, self._census.cpus | self._header_cpus())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Have what is wrong told with the file's name."""
+        try:
+            yield
         except TraceError as error:
             raise TraceError(f"{self._path}: {error}") from None
 
     def _header_cpus(self) -> set[int]:
-        return set(range(self._reader.header_cpus)) if self._reader.header_cpus <= 256 else set()
+        cpus = self._reader.header_cpus
+        return set(range(cpus)) if cpus <= MAX_PHYSICAL_CPUS else set()
 
     def _set_roster(self, roster: Roster) -> None:
         self.roster = roster
@@ -201,28 +223,6 @@ class TextTrace(Workload):
         self.physical_cpus = len(roster.cpus)
         self.initial_physical_cpus = roster.initial_cpus
         self._is_begun = False
-
-    def _leading_vendor(self, asked: str | None) -> int:
-        """Return whose numbering the exits have: by the names in the first stretch, else what was asked."""
-        counts: Counter[int] = Counter()
-        for table in self._first:
-            exits = table.vendor[table.event == Event.EXIT]
-            counts.update({vendor: int((exits == vendor).sum()) for vendor in _VENDOR_NAMES})
-        shown = [vendor for vendor, count in counts.most_common() if count]
-        numbers = {name: number for number, name in _VENDOR_NAMES.items()}
-        if not shown:
-            if asked is None:
-                raise TraceError(
-                    f"{self._path}: its exits are numbers without a name, which say neither vmx nor svm: "
-                    "add --vendor"
-                )
-            return numbers[asked]
-        if asked is not None and numbers[asked] != shown[0]:
-            raise TraceError(
-                f"{self._path}: --vendor {asked}: its exits are of {_VENDOR_NAMES[shown[0]]}; their numbers "
-                "mean nothing on the other"
-            )
-        return shown[0]
 
     def _finish(self, *, is_whole: bool) -> None:
         """Take the counts of what was read."""
@@ -235,7 +235,7 @@ class TextTrace(Workload):
         counted = +tally.records
         self.records = sum(counted.values())
         skipped = {name: count for name, count in sorted(counted.items()) if name != _EXIT_NAME}
-        other = _VENDOR_NAMES[VENDOR_SVM if self.vendor == VENDOR_VMX else VENDOR_VMX]
+        other = VENDOR_NAMES[VENDOR_SVM if self.vendor == VENDOR_VMX else VENDOR_VMX]
         exits = {
             f"{_EXIT_NAME} of {other}": found.other_vendor,
             f"{_EXIT_NAME} without info1": found.undecoded,
@@ -258,22 +258,20 @@ def _cut(rows: EventColumns, block_events: int) -> Iterator[EventColumns]:
 
 
 @dataclass(frozen=True, slots=True)
-class TextTraceSource:
-    """A text trace's file, not read yet; ``vendor`` is what was asked for, ``vmx`` or ``svm``."""
+class TextTraceSource(TraceFile):
+    """A text trace's file, not read yet.
 
-    path: Path
-    name: str = ""
-    summary: str = "a recorded trace"
-    vendor: str | None = None
-    parameters: tuple[Parameter, ...] = field(default=PARAMETERS)
-    is_recorded: bool = True
+    Attributes:
+        vendor: What was asked for: ``vmx``, ``svm`` or nothing.
+        chunk_bytes: How much of it is read at a time.
+
+    """
+
     documentation: str = __doc__
-    api_version: int = API_VERSION
+    vendor: str | None = None
+    chunk_bytes: int = CHUNK_BYTES
 
-    def __post_init__(self) -> None:
-        """Name it after its file unless it has a name."""
-        if not self.name:
-            object.__setattr__(self, "name", self.path.name)
+    parameters = PARAMETERS
 
     def make(self, parameters: Mapping[str, str], seed: int = 0, events: int | None = None) -> TextTrace:
         """Return the trace with its first stretch read, cut after ``events`` events; a seed changes nothing.

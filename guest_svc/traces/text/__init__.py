@@ -2,9 +2,10 @@
 
 ::
 
-    files ─ chunks ─ scan ─ table, tally
+    files ─ chunks ─ scan ─ table, tally   (reader: one pass over all)
                       │
                       ├─ cursors, words   what is alike in many lines, whole columns at a time
+                      ├─ times, names     where the time stands, and whose event follows it
                       ├─ formats          how each kernel and tool prints each event
                       ├─ lexicon          what few distinct texts say, each read once
                       └─ heads, payloads, reasons, oddities   what one text says, in plain Python

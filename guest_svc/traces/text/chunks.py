@@ -28,7 +28,7 @@ class Chunk:
         words: The eight bytes from each place of ``text`` on, as one number.
         starts: Where each line begins, int64.
         ends: Where each line ends: at its newline, or at the blanks before it.
-        first_line: The number of the first line, counted from 1.
+        lines: The number of each line, counted from 1.
         too_long: The numbers of lines left out among these, as longer than ``LONGEST_LINE``.
         cut_line: Whether the text ended here within a line, which is left out.
 

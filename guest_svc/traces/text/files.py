@@ -12,7 +12,7 @@ from typing import Final
 
 from isal import isal_zlib
 
-from guest_svc.workloads.base import TraceError
+from guest_svc.errors import TraceError
 
 PART_BYTES: Final = 1 << 18
 _HEAD_BYTES: Final = 4096
@@ -143,7 +143,7 @@ class TextFile:
             part = inflate.unconsumed_tail
             if inflate.eof:
                 # Members may follow one another, and zeros may follow the last.
-                part = inflate.unused_data.lstrip(b"\0") or read().lstrip(b"\0")
+                part = _after_zeros(inflate.unused_data, read)
                 inflate = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
                 if part and not part.startswith(_GZIP[: len(part)]):
                     self.damage = f"after {inflated:,} bytes of text something follows that is no gzip data"
@@ -155,3 +155,11 @@ class TextFile:
         if is_first:
             told = f": {self.damage}" if self.damage else ", compressed"
             raise TraceError(f"{self.path}: the file is empty{told}")
+
+
+def _after_zeros(part: bytes, read: Callable[[], bytes]) -> bytes:
+    """Return what follows zeros, however many: empty at the file's end."""
+    part = part.lstrip(b"\0")
+    while not part and (more := read()):
+        part = more.lstrip(b"\0")
+    return part

@@ -9,6 +9,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from guest_svc.traces.text.table import UNKNOWN
+
 #: The time of a record: seconds, a point, micro- or nanoseconds, a colon and a blank.
 TIME: Final = re.compile(rb"(?:(?<= )|^)(-?)(\d+)\.(\d{6}|\d{9}): ")
 
@@ -23,7 +28,6 @@ _PROCESS: Final = re.compile(rb" *\d+/$")
 _VCPU_NAME: Final = re.compile(rb"CPU (\d{1,5})/K(?:VM?)?$")
 _VM_PREFIX: Final = re.compile(rb" *VM: *\d+ +VCPU: *(\d+) ")
 
-UNKNOWN: Final = -1
 _THREAD_BITS: Final = 32
 _CPU_BITS: Final = 20
 _NAMED_BITS: Final = 11
@@ -66,14 +70,14 @@ def read_head(text: bytes) -> Head | None:
 
 
 def pack(head: Head | None) -> int:
-    """Return a head as one number; -1 for none."""
+    """Return a head as one number, without the name; -1 for none."""
     if head is None:
         return -1
     high = (head.named_vcpu + 1) << _THREAD_BITS + _CPU_BITS
     return high | (head.thread + 1) << _CPU_BITS | head.cpu
 
 
-THREAD_SHIFT: Final = _CPU_BITS
-CPU_MASK: Final = (1 << _CPU_BITS) - 1
-THREAD_MASK: Final = (1 << _THREAD_BITS) - 1
-NAMED_SHIFT: Final = _THREAD_BITS + _CPU_BITS
+def unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the physical CPU, the thread and the named vCPU of packed heads."""
+    thread = (packed >> _CPU_BITS & (1 << _THREAD_BITS) - 1) - 1
+    return packed & (1 << _CPU_BITS) - 1, thread, (packed >> _THREAD_BITS + _CPU_BITS) - 1

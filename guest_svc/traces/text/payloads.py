@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from guest_svc.traces.text.reasons import Reason, reason_of_number, reason_of_text
-from guest_svc.traces.text.table import Event, Flag
+from guest_svc.traces.text.table import LARGEST_VCPU, Event, Flag
 
 Fields = dict[str, int]
 
@@ -29,6 +29,7 @@ _COLUMNS: Final = {
     "ext_int_err": "error_code",
     "exit_reason": "code",
 }
+_UNUSED: Final = ("info2", "error_code")  # read as part of a line that has to make sense
 _EXCEPTION_NAMES: Final = {
     "#DE": 0, "#DB": 1, "#BP": 3, "#OF": 4, "#BR": 5, "#UD": 6, "#NM": 7, "#DF": 8, "#TS": 10, "#NP": 11,
     "#SS": 12, "#GP": 13, "#PF": 14, "#MF": 16, "#AC": 17, "#MC": 18, "#XF": 19, "#XM": 19,
@@ -41,8 +42,6 @@ _VIRQ: Final = re.compile(r"(?:irq (\d{1,3})|(?:IRQ|Soft/INTn) 0x([0-9a-f]{1,2})
 _RAW_VIRQ: Final = re.compile(r"(?:irq=(\d{1,3})|vector=(?:0x)?([0-9a-f]{1,2}))(?: .*)?")
 _USERSPACE: Final = re.compile(r"reason [\w ?-]+ \((-?\d{1,9})\)")
 _RAW_USERSPACE: Final = re.compile(r"reason=(\d{1,9}) errno=-?\d{1,9}")
-
-_LARGEST_VCPU: Final = (1 << 31) - 1
 
 
 def read_exit(text: str) -> Fields | None:
@@ -62,8 +61,10 @@ def read_exit(text: str) -> Fields | None:
         found = reason_of_text(name[1]) if name else None
         if name and found is None:
             return None
-    if any(value >= 1 << 64 for value in fields.values()) or fields.get("vcpu", 0) > _LARGEST_VCPU:
+    if any(value >= 1 << 64 for value in fields.values()) or fields.get("vcpu", 0) > LARGEST_VCPU:
         return None
+    for key in _UNUSED:
+        fields.pop(key, None)
     return fields | _reason_fields(found) if found else fields
 
 

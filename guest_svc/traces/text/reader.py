@@ -4,22 +4,21 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from guest_svc.traces.text.chunks import chunks
+from guest_svc.errors import TraceError
+from guest_svc.traces.text.chunks import CHUNK_BYTES, chunks
 from guest_svc.traces.text.files import TextFile
 from guest_svc.traces.text.scan import Scanner
 from guest_svc.traces.text.table import Event, Table
 from guest_svc.traces.text.tally import Tally
-from guest_svc.workloads.base import TraceError
 
-_EXIT_NAME: Final = "kvm_exit"
 _SHOWN_NAMES: Final = 3
 
 
 class TraceReader:
     """A trace's records, once from its start to its end."""
 
-    def __init__(self, path: Path) -> None:
-        """Look at the file.
+    def __init__(self, path: Path, chunk_bytes: int = CHUNK_BYTES) -> None:
+        """Look at the file, which is read some ``chunk_bytes`` at a time.
 
         Raises:
             TraceError: It is not there.
@@ -27,6 +26,7 @@ class TraceReader:
         """
         self.path = path
         self._file = TextFile(path)
+        self._chunk_bytes = chunk_bytes
         self._scanner = Scanner()
         self._has_exits = False
 
@@ -63,7 +63,7 @@ class TraceReader:
             TraceError: It is no text trace, or one without a single exit; told at its end.
 
         """
-        for chunk in chunks(self._file.parts()):
+        for chunk in chunks(self._file.parts(), self._chunk_bytes):
             table = self._scanner.read(chunk)
             self._has_exits = self._has_exits or bool((table.event == Event.EXIT).any())
             yield table
@@ -103,4 +103,5 @@ class TraceReader:
                 f"; {tally.malformed.count:,} lines cannot be read, first line {tally.malformed.first_line:,}"
             )
         named = f": {names}" if names else ""
-        return f"no {_EXIT_NAME} among its {sum(tally.records.values()):,} records{named}{unread}{damage}"
+        records = sum(tally.records.values())
+        return f"no {Event.EXIT.printed_name} among its {records:,} records{named}{unread}{damage}"

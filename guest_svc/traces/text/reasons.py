@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from exitlab.exit_reasons import (
     SVM_ERR,
     SVM_EXCEPTION_BASE,
@@ -63,7 +66,8 @@ _CODES: Final = {
 _NUMBER: Final = re.compile(r"0x([0-9a-f]{1,16})|UNKNOWN \((-?\d{1,20})\)")
 _FAILED: Final = " FAILED_VMENTRY"
 _OTHER_FLAGS: Final = re.compile(r" 0x[0-9a-f]{1,8}$")  # printed after the names of those that have one
-_LARGEST: Final = (1 << 32) - 1
+_CODE_BITS: Final = 32
+LARGEST_CODE: Final = (1 << _CODE_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def reason_of_number(vendor: int, code: int) -> Reason | None:
     """Return the reason of a number with flags in a vendor's numbering, or in one that is not known."""
     if code in (-1, 2**64 - 1):
         code = SVM_ERR
-    if not 0 <= code <= _LARGEST:
+    if not 0 <= code <= LARGEST_CODE:
         return None
     basic, is_failed = code & VMX_BASIC_REASON, bool(code & VMX_FLAG_FAILED_VMENTRY)
     if vendor == UNKNOWN_VENDOR and is_failed and basic in VMX_EXIT_REASONS and code not in SVM_EXIT_REASONS:
@@ -112,4 +116,9 @@ def pack(reason: Reason | None) -> int:
     """Return a reason as one number; -1 for none."""
     if reason is None:
         return UNKNOWN
-    return reason.vendor << 33 | reason.is_failed_entry << 32 | reason.code
+    return reason.vendor << _CODE_BITS + 1 | reason.is_failed_entry << _CODE_BITS | reason.code
+
+
+def unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the vendor, the number and whether the entry had failed of packed reasons."""
+    return packed >> _CODE_BITS + 1, packed & LARGEST_CODE, packed >> _CODE_BITS & 1 != 0

@@ -17,19 +17,17 @@ from guest_svc.traces.text.formats import FORMATS, Format
 from guest_svc.traces.text.lexicon import Lexicon
 from guest_svc.traces.text.names import Names
 from guest_svc.traces.text.oddities import Oddity, foreign_architecture, has_other_clock, read_oddity
-from guest_svc.traces.text.table import UNKNOWN, Event, Flag, Known, Table
+from guest_svc.traces.text.table import LARGEST_VCPU, UNKNOWN, Event, Flag, Known, Table
 from guest_svc.traces.text.tally import Tally
 from guest_svc.traces.text.times import Timed, Times
 from guest_svc.traces.text.words import Words
 
 _NAME_STEPS: Final = parse_format("{name:s}: ")
 _KNOWN_COLUMNS: Final = {
-    "rip": Known.RIP, "info1": Known.INFO1, "info2": Known.INFO2, "intr_info": Known.INTR_INFO,
-    "error_code": Known.ERROR_CODE, "number": Known.NUMBER, "value": Known.VALUE,
+    "rip": Known.RIP, "info1": Known.INFO1, "intr_info": Known.INTR_INFO, "number": Known.NUMBER,
+    "value": Known.VALUE,
 }  # fmt: skip
 _SHORT_EVENTS: Final = (Event.INJ_EXCEPTION, Event.INJ_VIRQ, Event.USERSPACE_EXIT)
-_LARGEST_CODE: Final = (1 << 32) - 1
-_LARGEST_VCPU: Final = np.uint64((1 << 31) - 1)
 _MOST_THREADS: Final = 4096
 _FAULTY: Final = {"is_write": Flag.WRITE, "is_fault": Flag.FAULT}
 
@@ -168,7 +166,7 @@ class Scanner:
         packed = said = None
         is_read = np.ones(len(cursors.rows), np.bool_)
         if "vcpu" in cursors.numbers:
-            is_read = cursors.numbers["vcpu"] <= _LARGEST_VCPU
+            is_read = cursors.numbers["vcpu"] <= np.uint64(LARGEST_VCPU)
         if "reason" in cursors.texts:
             packed = self._reasons.values(chunk, *cursors.texts["reason"])
             is_read &= packed >= 0
@@ -200,7 +198,7 @@ class Scanner:
             if fields is None:
                 if name := payloads.unnamed_reason(text):
                     self.tally.add_unnamed_reason(name)
-                self.tally.records[f"kvm_{event.name.lower()}"] -= 1  # a line is counted once
+                self.tally.records[event.printed_name] -= 1  # a line is counted once
                 self._read_malformed(chunk, np.array([row]))
                 continue
             table.event[row] = event
@@ -215,9 +213,7 @@ def _short_lexicon(event: Event) -> Lexicon:
 
 def _set_heads(table: Table, rows: NDArray[np.int64], whose: NDArray[np.int64]) -> None:
     """Set who wrote records; the vCPU is that of the thread's name until the record itself names one."""
-    table.cpu[rows] = whose & heads.CPU_MASK
-    table.thread[rows] = ((whose >> heads.THREAD_SHIFT) & heads.THREAD_MASK) - 1
-    table.vcpu[rows] = (whose >> heads.NAMED_SHIFT) - 1
+    table.cpu[rows], table.thread[rows], table.vcpu[rows] = heads.unpack(whose)
 
 
 def _set_numbers(table: Table, form: Format, cursors: Cursors) -> None:
@@ -239,17 +235,16 @@ def _set_numbers(table: Table, form: Format, cursors: Cursors) -> None:
 
 def _set_reasons(table: Table, rows: NDArray[np.int64], packed: NDArray[np.int64]) -> None:
     """Set exits' reasons from packed ones."""
-    table.reason[rows] = packed & _LARGEST_CODE
-    table.vendor[rows] = packed >> 33
-    table.flags[rows] = ((packed >> 32) & 1) * np.uint8(Flag.FAILED_ENTRY)
+    table.vendor[rows], table.reason[rows], is_failed = reasons.unpack(packed)
+    table.flags[rows] = is_failed * np.uint8(Flag.FAILED_ENTRY)
 
 
 def _numbered(numbers: dict[str, Words]) -> NDArray[np.int64]:
     """Return packed reasons of numbers in the numbering that ``isa`` names; each pair is read once."""
     isa, code = numbers["isa"], numbers["code"]
-    is_small = (isa <= np.uint64(VENDOR_SVM)) & (code <= np.uint64(_LARGEST_CODE))
+    is_small = (isa <= np.uint64(VENDOR_SVM)) & (code <= np.uint64(reasons.LARGEST_CODE))
     pairs, which = np.unique(np.where(is_small, isa << np.uint64(32) | code, 0), return_inverse=True)
-    read = [reasons.pack(_of_isa(pair >> 32, pair & _LARGEST_CODE)) for pair in pairs.tolist()]
+    read = [reasons.pack(_of_isa(pair >> 32, pair & reasons.LARGEST_CODE)) for pair in pairs.tolist()]
     return np.array(read, np.int64)[which]
 
 

@@ -12,6 +12,7 @@ from exitlab.exit_reasons import VENDOR_SVM, VENDOR_VMX
 
 UNKNOWN: Final = -1
 UNKNOWN_VENDOR: Final = 0
+LARGEST_VCPU: Final = (1 << 31) - 1  # that the column holds
 
 
 class Event(IntEnum):
@@ -31,10 +32,13 @@ class Event(IntEnum):
     #: Not an event: the recorder says that it has lost some before this place.
     LOST = 11
 
+    @property
+    def printed_name(self) -> str:
+        """Its name in a trace."""
+        return f"kvm_{self.name.lower()}"
 
-EVENT_NAMES: Final = {
-    f"kvm_{event.name.lower()}": event for event in Event if event not in (Event.OTHER, Event.LOST)
-}
+
+EVENT_NAMES: Final = {event.printed_name: event for event in Event if event not in (Event.OTHER, Event.LOST)}
 
 
 class Known(IntFlag):
@@ -42,11 +46,9 @@ class Known(IntFlag):
 
     RIP = 1 << 0
     INFO1 = 1 << 1
-    INFO2 = 1 << 2
-    INTR_INFO = 1 << 3
-    ERROR_CODE = 1 << 4
-    NUMBER = 1 << 5
-    VALUE = 1 << 6
+    INTR_INFO = 1 << 2
+    NUMBER = 1 << 3
+    VALUE = 1 << 4
 
 
 class Flag(IntFlag):
@@ -60,8 +62,7 @@ class Flag(IntFlag):
 _DTYPES: Final = {
     "line": np.int64, "time_ns": np.int64, "cpu": np.int32, "thread": np.int64, "vcpu": np.int32,
     "event": np.uint8, "vendor": np.uint8, "reason": np.int64, "rip": np.uint64, "info1": np.uint64,
-    "info2": np.uint64, "intr_info": np.uint64, "error_code": np.uint64, "number": np.uint64,
-    "value": np.uint64, "flags": np.uint8, "known": np.uint8,
+    "intr_info": np.uint64, "number": np.uint64, "value": np.uint64, "flags": np.uint8, "known": np.uint8,
 }  # fmt: skip
 _UNKNOWN_COLUMNS: Final = ("cpu", "thread", "vcpu", "reason")
 
@@ -80,9 +81,8 @@ class Table:
         vendor: Of an exit: VENDOR_VMX, VENDOR_SVM, or 0 where the line does not tell.
         reason: Of an exit, its number in the vendor's numbering without flags; -1 if the line has none.
         rip: Address of the guest's instruction.
-        info1, info2: Exit information: VMX qualification and guest physical or linear address; SVM
-            EXITINFO1 and 2.
-        intr_info, error_code: Interruption information of the exit.
+        info1: Exit information: VMX exit qualification, SVM EXITINFO1.
+        intr_info: Interruption information of the exit.
         number: MSR, control register, port, vector, or reason of an exit to user space; of LOST, events.
         value: What was read or written, or an exception's error code.
         flags: ``Flag``.
@@ -100,9 +100,7 @@ class Table:
     reason: NDArray[np.int64]
     rip: NDArray[np.uint64]
     info1: NDArray[np.uint64]
-    info2: NDArray[np.uint64]
     intr_info: NDArray[np.uint64]
-    error_code: NDArray[np.uint64]
     number: NDArray[np.uint64]
     value: NDArray[np.uint64]
     flags: NDArray[np.uint8]
