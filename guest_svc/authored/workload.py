@@ -3,6 +3,8 @@
 Nothing of his is trusted beyond: what he declares and yields is checked here.
 """
 
+import ctypes
+import inspect
 from collections.abc import Generator
 from typing import Any, Final
 
@@ -98,7 +100,7 @@ class Authored(Workload):
                 yield from self._gathered(generator, parts, block_events)
         finally:
             with self._author.blaming(f"at event {parts.rows:,}, when it was to end"):
-                generator.close()
+                _end(generator)
         if not parts.rows:
             raise self._author.error("it ended without an event")
         self.total_events = self.records = parts.events
@@ -143,3 +145,17 @@ class Authored(Workload):
                 assert answer is not None  # whoever runs it knows that it reads outcomes
                 arrived.append(answer)
             outcomes = Outcomes.joined(arrived)
+
+
+def _end(generator: Generator[Any, Any, Any]) -> None:
+    """Close a generator; one that does not end is never freed, as Python would complain of it once more."""
+    parts: list[Any] = [generator]  # with those that it yields from
+    while inspect.isgenerator(parts[-1].gi_yieldfrom):
+        parts.append(parts[-1].gi_yieldfrom)
+    try:
+        generator.close()
+    except BaseException:
+        for part in parts:
+            if part.gi_frame is not None:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
+        raise

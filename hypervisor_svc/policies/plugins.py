@@ -80,7 +80,9 @@ class PolicyPlugin:
                 return tabulate(made)
         except PolicyError as error:
             raise self._told(error) from error
-        except (Exception, SystemExit) as error:  # what it says of itself is of another type
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what it says of itself is of another type
             said = f"{self.name}: cannot be tabulated: {plugins.told(error, self.plugin.home)}"
             raise _wrong(said, self.made_by) from error
 
@@ -189,7 +191,9 @@ def _made(plugin: plugins.Plugin, *, vendor: Vendor, writable: int) -> tuple[Pol
             if "vendor" not in takes:
                 made.vendor = vendor
             name, is_for = made.name, made.vendor
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an author may raise
         said = f"{made_by.__name__} cannot be made: {plugins.told(error, plugin.home)}"
         raise _wrong(said, made_by) from error
     if is_for != vendor:

@@ -122,6 +122,11 @@ MISTAKES: Final = {
         "Mine.leaves_loop is asked at no moment; did you mean leave_loop?",
         _LEAVE,
     ),
+    "raises the end of a generator": (
+        changed("save = (", "raise GeneratorExit\n        save = ("),
+        "mine: at LEAVE_LOOP (memory=OPEN) the policy fails: GeneratorExit",
+        _LEAVE + 3,
+    ),
     "raises in a state": (
         changed("save = (", "save = 1 // (sees.memory - 1) and ("),
         "mine: at LEAVE_LOOP (memory=OPEN) the policy fails: ZeroDivisionError: ",

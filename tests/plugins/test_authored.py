@@ -231,8 +231,14 @@ def _ignores_close() -> Generated:
         yield events(kinds=CPUID)
 
 
+def _raises_the_end() -> Generated:
+    yield events(kinds=CPUID)
+    raise GeneratorExit
+
+
 BREAKING: list[tuple[Any, int | None, str]] = [
     (lambda _: _raises(), None, r"at event 2: KeyError: 'lost' \(.*test_authored\.py, line \d+\)$"),
+    (lambda _: _raises_the_end(), None, r"at event 1: GeneratorExit \(.*test_authored\.py, line \d+\)$"),
     (lambda _: _ignores_close(), 1, "at event 1, when it was to end: RuntimeError: generator ignored"),
     (lambda _: [events(kinds=CPUID)], None, "generate returned list, expected a generator"),
     (lambda _: 1 // 0, None, r"generate: ZeroDivisionError: .*test_authored\.py, line \d+\)$"),

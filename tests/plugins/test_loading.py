@@ -152,6 +152,27 @@ def test_a_traceback_can_be_asked_for(
     assert told.splitlines()[-1].startswith("guest-svc: workload mine (./mine.py): at event 0: ZeroDiv")
 
 
+NEVER_ENDS = """
+def generate(self):
+    yield from self.endless()
+def endless(self):
+    while True:
+        try:
+            yield events(kinds=EventKind.CPUID)
+        except GeneratorExit:
+            pass
+"""
+
+
+def test_a_generator_that_never_ends_is_told_once(write: Write) -> None:
+    """It ignores that it is to end; Python says nothing of it beside us, not even when it exits."""
+    command = [sys.executable, "-m", "guest_svc", "run", write(NEVER_ENDS), "--events", "1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    said = "at event 1, when it was to end: RuntimeError: generator ignored GeneratorExit (mine.py, line 12)"
+    assert (done.returncode, done.stdout) == (BAD_INPUT, "")
+    assert done.stderr == f"guest-svc: workload mine (./mine.py): {said}\n"
+
+
 Install = Callable[..., None]
 
 
