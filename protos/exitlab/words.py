@@ -25,7 +25,9 @@ def as_written(value: object, most: int = 60) -> str:
         written = repr(value[: most + 1] if isinstance(value, str) else value)
         if len(written) <= most:
             return written
-    return f"one of type {type(value).__name__}"
+    if isinstance(value, str):
+        return f"a text of {len(value):,} characters"
+    return f"of type {type(value).__name__}"
 
 
 def listed(names: list[str], most: int = 12) -> str:

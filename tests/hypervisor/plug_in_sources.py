@@ -117,6 +117,11 @@ MISTAKES: Final = {
         "Mine: made for vmx, it is of another vendor",
         CLASS,
     ),
+    "summary of two lines": (
+        changed('"one of mine"', '"one\\nof mine"'),
+        "mine: its summary is 'one\\nof mine', expected at most 1,000 printable characters",
+        CLASS,
+    ),
     "misspelt moment": (
         changed("def leave_loop", "def leaves_loop"),
         "Mine.leaves_loop is asked at no moment; did you mean leave_loop?",
