@@ -77,7 +77,7 @@ class Workload(ABC):
 
     #: The version of this interface that it is written for: API_VERSION of that time, as a number.
     api_version: ClassVar[int]
-    #: What it is called in lists and reports: small letters, digits and dashes.
+    #: What it is called in lists and reports: at most 100 small letters, digits and dashes.
     name: ClassVar[str]
     #: One line for people.
     summary: ClassVar[str]

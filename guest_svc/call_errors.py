@@ -33,6 +33,7 @@ _MEANINGS: Final = {
     "FENCED": "another guest has taken the session over",
     "ENGINE_CHANGED": "it has other rules now than those that the session began under",
 }
+_NO_GRPC: Final = "Received http2 header with status: "  # gRPC's words for an HTTP server, whatever the code
 _NO_CONNECTION: Final = "failed to connect to all addresses"
 _WHY_NO_CONNECTION: Final = tuple(
     map(os.strerror, (errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH))
@@ -52,7 +53,7 @@ def first_error(
     status, message = _status(error)
     if status in _NOT_THERE and reason_of(error):
         return NotConnected(f"the hypervisor at {address} begins no session now: {message}{_details(error)}")
-    if status in _NOT_THERE:
+    if status in _NOT_THERE or message.startswith(_NO_GRPC):
         trouble = tls_trouble(message, address, tls)
         return NotConnected(trouble or f"no hypervisor answers at {address}: {_said(error)}")
     if status is grpc.StatusCode.CANCELLED:  # this side cancels no such call

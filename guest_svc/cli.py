@@ -172,6 +172,8 @@ def _stat(options: argparse.Namespace) -> int:
     from guest_svc import render_stat  # noqa: PLC0415  (imports numpy)
     from guest_svc.traces.stat import trace_stat  # noqa: PLC0415
 
+    if not options.source:
+        raise BadInput("FILE: expected the name of a file")
     document = trace_stat(Path(options.source), options.vcpu, options.key)
     write_output(render_stat.formatted(document, options.output))
     for note in render_stat.notes(document):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.events import COLUMN_DTYPES, COLUMN_NAMES, Column, EventColumns, EventKind
+from exitlab.words import as_written
 
 #: What a column is made from: a whole number for every event, or one each.
 Numbers = int | np.integer[Any] | Sequence[int] | NDArray[Any]
@@ -126,4 +127,8 @@ def _whole(name: str, array: NDArray[Any], numbers: Numbers) -> NDArray[Any]:
     objects = np.array(numbers, dtype=object)
     if array.dtype.kind in "fO" and all(isinstance(each, int) for each in objects.flat):
         return objects
+    strange = [each for each in objects.flat if not isinstance(each, int | float)]
+    if strange:
+        what = "texts, such as " if isinstance(strange[0], str) else ""
+        raise ValueError(f"{name}: {what}{as_written(strange[0])}, expected whole numbers")
     raise ValueError(f"{name}: numbers of type {array.dtype}, expected whole ones")

@@ -25,7 +25,7 @@ from guest_svc.vectors.judge import RESULTS, Case, judge, seen_by_guest, undefin
 from guest_svc.vectors.layout import Layout
 from guest_svc.vectors.program import conversation
 from guest_svc.vectors.rows import COLUMNS, Answer, Row, columns_of
-from guest_svc.workloads.base import near_matches
+from guest_svc.workloads.base import unknown
 
 SCHEMA: Final = "exitlab.conform/1"
 LaneChoice = tuple[str, policy_pb2.Vendor.ValueType]
@@ -127,7 +127,7 @@ def check_named_policies(
         for named in vector.named_lanes:
             there, vendor = existing.get(named.policy), named.vendor or vector.vendor
             if there is None:
-                said = f"no policy {named.policy!r}; {near_matches(named.policy, existing)}"
+                said = unknown("policy", named.policy, existing)
             elif vendor is not None and vendor not in there:
                 said = f"policy {named.policy!r} exists on {', '.join(there)} only"
             else:

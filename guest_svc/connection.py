@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from exitlab.words import shortened
 from guest_svc.errors import BadInput
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from guest_svc.tls import Tls
 
 TLS_FLAG = "--tls"  # and those that begin with it
+_SHOWN = 100  # characters of what is no address
 _MORE = ("-ca", "-cert", "-key", "-server-name")
 
 
@@ -41,7 +43,7 @@ def checked_address(text: str, said_by: str = "--hypervisor ") -> str:
     host, _, port = text.rpartition(":")
     is_unix = text.startswith("unix:") and len(text) > len("unix:")
     if not is_unix and not (host and host != "unix" and port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise BadInput(f"{said_by}{text}: expected host:port or unix:PATH")
+        raise BadInput(f"{said_by}{shortened(text, _SHOWN)}: expected host:port or unix:PATH")
     return text
 
 

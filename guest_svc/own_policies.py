@@ -12,13 +12,15 @@ from google.protobuf import json_format
 
 from exitlab.command_line import tell
 from exitlab.v1 import hypervisor_pb2, policy_pb2
-from guest_svc.errors import BadInput, CouldNotFinish
+from exitlab.words import shortened
+from guest_svc.errors import BadInput
 from guest_svc.hypervisor import Hypervisor, wire_text
 from guest_svc.results import vendor_name
 from guest_svc.tabulation import Tabulation, is_brought
 
 _Vendor: TypeAlias = policy_pb2.Vendor.ValueType
 _Tables: TypeAlias = dict[tuple[_Vendor, bool, bool], policy_pb2.PolicyTable]  # by vendor, RTM, bus lock
+_MOST_CHARACTERS: Final = 120  # of what is told of a line
 _PLAIN: Final = policy_pb2.CpuFeatures()
 
 
@@ -81,7 +83,7 @@ def collect(words: Sequence[str], tabulations: Iterable[Tabulation]) -> tuple[li
     names: dict[str, str] = {}  # by word
     for tabulation in tabulations:
         for line in tabulation.lines():
-            lane = _lane_of(line)
+            lane = _lane_of(line, tabulation.word)
             name = names[tabulation.word] = lane.policy_table.name
             place = lane.vendor, lane.features.rtm, lane.features.bus_lock_detect
             known = tables.setdefault(name, {}).setdefault(place, lane.policy_table)
@@ -92,11 +94,12 @@ def collect(words: Sequence[str], tabulations: Iterable[Tabulation]) -> tuple[li
     return [names.get(word, word) for word in words], OwnPolicies(tables)
 
 
-def _lane_of(line: str) -> policy_pb2.Lane:
+def _lane_of(line: str, word: str) -> policy_pb2.Lane:
     try:
         return json_format.Parse(line, policy_pb2.Lane())
     except json_format.ParseError as error:
-        raise CouldNotFinish(f"hypervisor-svc policy printed what is no lane: {error}") from None
+        said = f"its process printed what is no lane: {shortened(str(error), _MOST_CHARACTERS)}"
+        raise BadInput(f"--policy {word}: {said}") from None
 
 
 def without_clashes(

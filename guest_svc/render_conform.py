@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Final
 
+from exitlab.words import printable
 from guest_svc.render_words import LINE_CHARACTERS, table
 from guest_svc.results import Document
-from guest_svc.vectors.fields import printable
 from guest_svc.vectors.reading import BILL_COUNTS
 
 _EXAMPLES: Final = 6  # of failures that are printed whole

@@ -24,7 +24,7 @@ from guest_svc.results import (
 )
 from guest_svc.sessions import QUIET, Streamed, Talk, refuse_resume, stream_workload
 from guest_svc.workloads import find_workload
-from guest_svc.workloads.base import Workload, near_matches
+from guest_svc.workloads.base import Workload, unknown
 
 # The seed mail's claims: loss against ignoring MOV DR, as least and most.
 CLAIMS: Final = {"kvm-3.14": (0.38, 0.42), "kvm-6.14": (0.0, 0.07)}
@@ -75,7 +75,7 @@ def find_price_lists(hypervisor: Hypervisor, names: Sequence[str]) -> dict[str, 
     known = hypervisor.price_lists()
     for number, name in enumerate(names):
         if name not in known:
-            raise UnknownPrices(f"no price list {name!r}; {near_matches(name, known)}", number)
+            raise UnknownPrices(unknown("price list", name, known), number)
         if not known[name].clock_hertz:
             raise CouldNotFinish(f"the hypervisor's price list {name} has no clock")
     return {name: known[name] for name in names}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from exitlab.plugins import is_plugin
 from guest_svc.errors import BadInput
 from guest_svc.workloads import CAPTURE_PREFIX, UnknownWorkload, unknown_workload
-from guest_svc.workloads.base import near_matches
+from guest_svc.workloads.base import unknown
 
 if TYPE_CHECKING:
     from guest_svc.workloads.base import Workload, WorkloadSource
@@ -115,8 +115,7 @@ def load_source(
         if not must_be_recorded:
             raise
         captures = [name.removeprefix(CAPTURE_PREFIX) for name in names if name.startswith(CAPTURE_PREFIX)]
-        said = f"{source}: no such file, and no shipped trace; {near_matches(source, captures)}"
-        raise BadInput(said) from error
+        raise BadInput(unknown("file and no shipped trace", source, captures)) from error
 
 
 def find_named(name: str) -> "WorkloadSource":

@@ -91,7 +91,8 @@ class Tabulation:
         for line in told.splitlines():
             if line not in refusals:
                 print(line, file=sys.stderr)
-        if status:
-            why = refusals[-1] if refusals else f"its process ended with status {status}"
+        if status or not printed:
+            why = f"its process ended with status {status}" if status else "its process ended without a table"
+            why = refusals[-1] if refusals else why
             raise BadInput(f"--policy {self.word}: {why.removeprefix(_PROGRAM)}")
         return printed.splitlines()

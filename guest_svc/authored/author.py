@@ -49,6 +49,8 @@ class Author:
         with self.blaming("preparing it"):
             try:
                 made: api.Workload = self.plugin.made(values, seed, events)
+                if not hasattr(made, "events_asked"):
+                    raise self.error("its __init__ does not call that of Workload; write prepare instead")
                 made.prepare()
             except BadParameter as refused:
                 raise BadParameter(f"{self.name}: {refused}") from refused

@@ -3,13 +3,16 @@
 Nothing of his is trusted beyond: what he declares and yields is checked here.
 """
 
-from collections.abc import Generator
+import ctypes
+import inspect
+from collections.abc import Generator, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
 
 from exitlab.events import COLUMN_NAMES, MAX_VCPUS, Column, EventColumns
 from exitlab.plugins import PluginError, place_of
+from exitlab.words import as_written
 from guest_svc import api
 from guest_svc.authored.author import Author
 from guest_svc.authored.yielded import Batch, Yielded, cut
@@ -41,6 +44,8 @@ class Authored(Workload):
         initial = made.initial_physical_cpus
         if initial is None:
             initial = [vcpu % self.physical_cpus for vcpu in range(self.vcpus)]
+        if not isinstance(initial, Sequence | np.ndarray):
+            raise self._author.error(f"initial_physical_cpus: {as_written(initial)}, expected one a vCPU")
         if len(initial) != self.vcpus:
             raise self._author.error(
                 f"initial_physical_cpus: {len(initial)} of them, expected {self.vcpus}, one a vCPU"
@@ -50,25 +55,30 @@ class Authored(Workload):
             self._whole("initial_physical_cpus", each, 0, largest) for each in initial
         )
         self.clock_hertz = self._whole("clock_hertz", made.clock_hertz, 1, LARGEST_CLOCK_HERTZ)
-        self.computed_breakpoints = bool(made.computed_breakpoints)
-        names = tuple(made.columns) if not isinstance(made.columns, str) else (made.columns,)
-        unknown = [name for name in names if name not in COLUMN_NAMES]
-        if unknown:
-            raise self._author.error(
-                f"columns: {unknown[0]!r} is none, expected some of {', '.join(COLUMN_NAMES)}"
-            )
-        self.columns = tuple(
+        computed = made.computed_breakpoints
+        if not isinstance(computed, bool | np.bool_):
+            raise self._author.error(f"computed_breakpoints: {as_written(computed)}, expected True or False")
+        self.computed_breakpoints = bool(computed)
+        self.columns = self._declared_columns(made.columns)
+
+    def _declared_columns(self, declared: object) -> tuple[Column, ...]:
+        names = (declared,) if isinstance(declared, str) else declared
+        if not isinstance(names, Sequence | Set | np.ndarray):
+            raise self._author.error(f"columns: {as_written(declared)}, expected a tuple of names")
+        for name in names:
+            if not isinstance(name, str) or name not in COLUMN_NAMES:
+                expected = f"expected some of {', '.join(COLUMN_NAMES)}"
+                raise self._author.error(f"columns: {as_written(name)} is none, {expected}")
+        return tuple(
             column for column in Column if column is Column.KINDS or COLUMN_NAMES[column - 1] in names
         )
 
     def _whole(self, what: str, number: object, least: int, most: int) -> int:
-        if (
-            isinstance(number, bool)
-            or not isinstance(number, int | np.integer)
-            or not least <= number <= most
-        ):
-            raise self._author.error(f"{what}: {number!r}, expected a whole number from {least} to {most}")
-        return int(number)
+        whole = int(number) if isinstance(number, np.integer) else number
+        if isinstance(whole, bool) or not isinstance(whole, int) or not least <= whole <= most:
+            expected = f"expected a whole number from {least} to {most}"
+            raise self._author.error(f"{what}: {as_written(whole)}, {expected}")
+        return whole
 
     @property
     def told_as(self) -> str:
@@ -97,7 +107,7 @@ class Authored(Workload):
                 yield from self._gathered(generator, parts, block_events)
         finally:
             with self._author.blaming(f"at event {parts.rows:,}, when it was to end"):
-                generator.close()
+                _end(generator)
         if not parts.rows:
             raise self._author.error("it ended without an event")
         self.total_events = self.records = parts.events
@@ -142,3 +152,17 @@ class Authored(Workload):
                 assert answer is not None  # whoever runs it knows that it reads outcomes
                 arrived.append(answer)
             outcomes = Outcomes.joined(arrived)
+
+
+def _end(generator: Generator[Any, Any, Any]) -> None:
+    """Close a generator; one that does not end is never freed, as Python would complain of it once more."""
+    parts: list[Any] = [generator]  # with those that it yields from
+    while inspect.isgenerator(parts[-1].gi_yieldfrom):
+        parts.append(parts[-1].gi_yieldfrom)
+    try:
+        generator.close()
+    except BaseException:
+        for part in parts:
+            if part.gi_frame is not None:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
+        raise

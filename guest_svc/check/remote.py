@@ -12,7 +12,7 @@ from exitlab.v1 import guest_pb2, guest_pb2_grpc
 from guest_svc.check.musts import Broken
 from guest_svc.check.stand import PRICES, Stand, lanes
 from guest_svc.errors import BadInput, NotConnected
-from guest_svc.workloads.base import near_matches
+from guest_svc.workloads.base import unknown
 
 _Answer = TypeVar("_Answer")
 CALL_SECONDS: Final = 60.0  # in which a call is answered, and a run of a few thousand events ends
@@ -192,7 +192,7 @@ def choose(stub: guest_pb2_grpc.GuestServiceStub, address: str, name: str | None
     if name is None:
         return min(found.values(), key=lambda workload: workload.is_recorded)
     if name not in found:
-        raise BadInput(f"{address}: no workload {name!r}; {near_matches(name, found)}")
+        raise BadInput(f"{address}: {unknown('workload', name, found)}")
     return found[name]
 
 

@@ -8,7 +8,7 @@ from exitlab.v1 import guest_pb2
 from guest_svc.connection import checked_address
 from guest_svc.errors import BadInput
 
-MAX_TEXT_CHARACTERS: Final = 256  # of a request id
+MAX_TEXT_CHARACTERS: Final = 256  # of a request id, and of a host or a path
 MAX_PRICE_LISTS: Final = 64  # as many as a hypervisor prices at once
 MAX_LANES: Final = 64
 MAX_PARAMETERS: Final = 256
@@ -43,7 +43,7 @@ def check_request(request: guest_pb2.StartRunRequest) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
             path = f"config.parameters[{number}].name"
-            raise InvalidRequest("PARAMETER_TWICE", f"{name!r} is there twice", field=path)
+            raise InvalidRequest("PARAMETER_TWICE", f"{name[:100]!r} is there twice", field=path)
 
 
 def check_hypervisor(asked: str, own: str, *, may_be_any: bool) -> None:
@@ -61,5 +61,5 @@ def check_hypervisor(asked: str, own: str, *, may_be_any: bool) -> None:
         checked_address(asked, "")
     except BadInput as error:
         raise InvalidRequest("BAD_ADDRESS", str(error), field=path) from error
-    if not _ADDRESS.fullmatch(asked):
+    if not _ADDRESS.fullmatch(asked) or len(asked) > MAX_TEXT_CHARACTERS + len(":65535"):
         raise InvalidRequest("BAD_ADDRESS", "expected host:port or unix:/PATH", field=path)

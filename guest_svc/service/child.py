@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from exitlab.v1 import guest_pb2
+from exitlab.words import shortened
 from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected
 from guest_svc.hypervisor import Hypervisor
 from guest_svc.run import UnknownPrices, find_price_lists, run_lanes
@@ -31,6 +32,7 @@ from guest_svc.workloads.base import (
 )
 
 POSITION_SECONDS: Final = 0.05  # between two looks at how far it is
+_MOST_CHARACTERS: Final = 2_000  # of a message
 # Of a session's config, where a run's has another name for it; lanes have the same.
 _FIELDS: Final = {"config.leading_vendor": "config.lanes[0].vendor"}
 # Refusals of a hypervisor that are its client's to mend, or pass; any other is between it and the service.
@@ -114,18 +116,23 @@ def _blamed(config: guest_pb2.RunConfig, declared: tuple[Parameter, ...]) -> str
 
 
 def _refusal(code: str, reason: str, message: object, field: str) -> _Refused:
-    return _Refused(Failure(code, reason, str(message), field))
+    return _Refused(Failure(code, reason, _line(message), field))
 
 
 def failure_of(error: GuestError) -> Failure:
     """Return what an error of the guest means to whoever started the run."""
-    message = str(error)
+    message = _line(error)
     if isinstance(error, NotConnected):
         return Failure("UNAVAILABLE", "NO_HYPERVISOR", message, "config.hypervisor_address")
     if error.reason and error.status in _PASSED_ON:
-        return Failure(error.status, error.reason, error.words, _FIELDS.get(error.field, error.field))
+        return Failure(error.status, error.reason, _line(error.words), _FIELDS.get(error.field, error.field))
     reason = error.reason or ("RUN_FAILED" if isinstance(error, CouldNotFinish) else "RUN_REFUSED")
     return Failure("FAILED_PRECONDITION", reason, message)
+
+
+def _line(message: object) -> str:
+    """Return a message as it may stand in a terminal, whatever a caller, an author or a peer put into it."""
+    return shortened(str(message), _MOST_CHARACTERS)
 
 
 class _Shown:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from exitlab.debugreg import DR6_RESET, DR7_RESET
+from exitlab.words import printable
 from guest_svc.errors import BadInput
 from guest_svc.vectors.model import Operand, Registers
 
@@ -38,13 +39,6 @@ def json_object(pairs: list[tuple[str, Any]]) -> Object:
             found.name = name
         found[name] = value
     return found
-
-
-def printable(text: str) -> str:
-    """Return a text for a terminal: what is no character to see, such as an escape code, is escaped."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
 
 
 def unknown_field(names: Iterable[str], known: Collection[str]) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from exitlab.exit_reasons import HANDLER_NAMES
+from exitlab.words import printable
 from guest_svc.errors import BadInput
 from guest_svc.vectors.fields import (
     FOR_PEOPLE,
@@ -15,7 +16,6 @@ from guest_svc.vectors.fields import (
     Object,
     RepeatedField,
     json_object,
-    printable,
     unknown_field,
 )
 from guest_svc.vectors.model import (

@@ -17,7 +17,7 @@ from guest_svc.workloads.base import (
     UnknownWorkload,
     Workload,
     WorkloadSource,
-    near_matches,
+    unknown,
 )
 
 __all__ = [
@@ -73,4 +73,4 @@ def find_workload(name: str) -> WorkloadSource:
 
 def unknown_workload(name: str, known: Iterable[str]) -> UnknownWorkload:
     """Return what is said of a name that is none of those ``known``."""
-    return UnknownWorkload(f"no workload {name!r}; {near_matches(name, known)}")
+    return UnknownWorkload(unknown("workload", name, known))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TypeAlias
 
+from exitlab.words import shortened
 from guest_svc.errors import WorkloadError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ Value = int | float | bool | str
 #: Blocks of events. If their source reads outcomes, it is sent those of each block that it has yielded.
 Blocks: TypeAlias = "Generator[EventColumns, Outcomes | None, None]"
 
+_SHOWN: Final = 100  # characters of what is not known, in an error
 _BOOLEANS: Final = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 
 
@@ -51,13 +53,19 @@ class BadParameter(WorkloadError):
     """A parameter does not take this value."""
 
 
-def near_matches(name: str, known: Iterable[str]) -> str:
+def _near_matches(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence: the known names nearest to ``name``, or else all of them."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known: {', '.join(names)}" if names else "there are none"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return what is said of a name that nothing of a kind has; a long one is cut."""
+    short = name[:_SHOWN]
+    return f"no {kind} {short!r}; {_near_matches(short, known)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +100,12 @@ class Parameter:
             BadParameter: It is of another type, or out of range.
 
         """
-        value = self._read(text)
+        value, given = self._read(text), f"{workload}: {self.name}={shortened(text, _SHOWN)}"
         if value is None:
             expected = ", ".join(filter(None, (self.type_name, self.range_text)))
-            raise BadParameter(f"{workload}: {self.name}={text}: expected {expected} ({self.unit})")
+            raise BadParameter(f"{given}: expected {expected} ({self.unit})")
         if isinstance(value, int | float) and not self._contains(value):
-            raise BadParameter(f"{workload}: {self.name}={text}: expected {self.range_text} ({self.unit})")
+            raise BadParameter(f"{given}: expected {self.range_text} ({self.unit})")
         return value
 
     def _read(self, text: str) -> Value | None:
@@ -135,7 +143,7 @@ def parse_parameters(
     names = [parameter.name for parameter in declared]
     for name in given:
         if name not in names:
-            raise UnknownParameter(f"{workload}: no parameter {name!r}; {near_matches(name, names)}")
+            raise UnknownParameter(f"{workload}: {unknown('parameter', name, names)}")
     return {
         parameter.name: parameter.parse(workload, given[parameter.name])
         if parameter.name in given

@@ -145,9 +145,9 @@ def _answer(policy: Policy, moment: Moment, values: dict[Input, int]) -> Do:
     answer: Callable[[Sees], object] = getattr(policy, moment.name.lower())
     try:
         done = answer(Sees(policy.name, moment, values))
-    except PolicyError:
+    except (PolicyError, Asked, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # whatever an author may raise
         where = _where(policy, moment, values)
         message = f"{where} fails: {type(error).__name__}: {error}"
         raise PolicyError(message, moment, where) from error

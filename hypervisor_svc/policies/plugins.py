@@ -20,6 +20,7 @@ from exitlab import plugins
 from exitlab.debugreg import dr6_writable
 from exitlab.plugins import PluginError
 from exitlab.v1 import hypervisor_pb2, policy_pb2
+from exitlab.words import as_written
 from hypervisor_svc import policies as shipped
 from hypervisor_svc.api import API_VERSION
 from hypervisor_svc.engine.tables import BadTable, make_table
@@ -29,6 +30,7 @@ from hypervisor_svc.policies.base import SVM, VMX, Policy, PolicyError, Vendor, 
 GROUP: Final = "exitlab.policies"  # of entry points; the guest looks for names in it too
 SEVERAL: Final = frozenset({"all", "correct"})  # words that stand for several policies
 MAX_NAME_CHARACTERS: Final = 256  # a session refuses longer ones
+MAX_TEXT_CHARACTERS: Final = 1_000  # of each of its other texts
 _VENDORS: Final = ((VMX,), (SVM,), (VMX, SVM), (SVM, VMX))
 _PLACE: Final = re.compile(r"\(.*, line \d+\)$")  # as exitlab.plugins tells it
 _NO_FEATURES: Final = policy_pb2.CpuFeatures()
@@ -57,6 +59,8 @@ class PolicyPlugin:
         if table.name != self.name:
             said = f"{self.name}: calls itself {table.name!r} elsewhere; a policy has one name"
             raise _wrong(said, self.made_by)
+        if problem := texts_problem(table):
+            raise _wrong(f"{self.name}: {problem}", self.made_by)
         try:
             make_table(table)
         except BadTable as error:
@@ -80,7 +84,9 @@ class PolicyPlugin:
                 return tabulate(made)
         except PolicyError as error:
             raise self._told(error) from error
-        except (Exception, SystemExit) as error:  # what it says of itself is of another type
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what it says of itself is of another type
             said = f"{self.name}: cannot be tabulated: {plugins.told(error, self.plugin.home)}"
             raise _wrong(said, self.made_by) from error
 
@@ -140,13 +146,27 @@ def installed(warn: Callable[[str], object]) -> list[tuple[hypervisor_pb2.Policy
 def name_problem(name: object) -> str:
     """Return why a policy cannot have a name; empty if it can."""
     if not isinstance(name, str):
-        return f"is named {name!r}, expected a text"
+        return f"is named {as_written(name)}, expected a text"
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name.strip() != name:
-        return f"is named {name!r}, expected 1 to {MAX_NAME_CHARACTERS} printable characters"
+        return f"is named {as_written(name)}, expected 1 to {MAX_NAME_CHARACTERS} printable characters"
     if name in shipped.policy_names():
         return "has the name of a policy that ExitLab comes with; give it another"
     if name in SEVERAL:
         return "has a name that stands for several policies; give it another"
+    return ""
+
+
+def texts_problem(table: policy_pb2.PolicyTable) -> str:
+    """Return why a table's texts are not for people to read in a line; empty if they are."""
+    texts = [("its summary", table.summary), ("its source", table.source)]
+    texts += [("the name of a memory", name) for name in table.memories]
+    for declared in table.deviations:
+        what = f"its deviation {as_written(declared.rule)}"
+        texts += [(what, declared.text), (f"the source of {what}", declared.source)]
+    for what, text in texts:
+        if len(text) > MAX_TEXT_CHARACTERS or not text.isprintable():
+            expected = f"expected at most {MAX_TEXT_CHARACTERS:,} printable characters"
+            return f"{what} is {as_written(text)}, {expected}"
     return ""
 
 
@@ -189,7 +209,9 @@ def _made(plugin: plugins.Plugin, *, vendor: Vendor, writable: int) -> tuple[Pol
             if "vendor" not in takes:
                 made.vendor = vendor
             name, is_for = made.name, made.vendor
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an author may raise
         said = f"{made_by.__name__} cannot be made: {plugins.told(error, plugin.home)}"
         raise _wrong(said, made_by) from error
     if is_for != vendor:

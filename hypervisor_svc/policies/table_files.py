@@ -8,9 +8,10 @@ from google.protobuf import json_format
 
 from exitlab.plugins import PluginError
 from exitlab.v1 import policy_pb2
+from exitlab.words import as_written
 from hypervisor_svc.engine.tables import BadTable, make_table
 from hypervisor_svc.policies.base import Vendor
-from hypervisor_svc.policies.plugins import name_problem
+from hypervisor_svc.policies.plugins import name_problem, texts_problem
 
 ENDING: Final = ".json"
 MOST_BYTES: Final = 16 << 20  # of a file; a table of ours has some ten thousand
@@ -44,11 +45,28 @@ def read(path: str) -> TableFile:
         raise PluginError(f"{path}: no PolicyTable: {error}") from None
     if problem := name_problem(table.name):
         raise PluginError(f"{path}: the table {problem}")
+    if problem := texts_problem(table):
+        raise PluginError(f"{path}: {table.name}: {problem}")
     try:
         make_table(table)
     except BadTable as error:
         raise PluginError(f"{path}: {error}") from error
     return TableFile(table.SerializeToString(deterministic=True), table.name, (table.vendor,))
+
+
+class _Repeated(Exception):
+    """A field that is there twice: protobuf would take the last and lose the others."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of its fields; each is there once, whichever way of the two it is written."""
+    written: set[str] = set()
+    for name, _ in pairs:
+        plain = name.replace("_", "").lower()
+        if plain in written:
+            raise _Repeated(f"the field {as_written(name)} is there twice")
+        written.add(plain)
+    return dict(pairs)
 
 
 def _parsed(path: str) -> dict[str, Any]:
@@ -61,12 +79,14 @@ def _parsed(path: str) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise PluginError(f"{path}: more than {MOST_BYTES >> 20} MiB; no policy's table is so large")
     try:
-        found: object = json.loads(data)
+        found: object = json.loads(data, object_pairs_hook=_once)
         json.dumps(found, ensure_ascii=False).encode()  # half a character would be a message's to refuse
     except json.JSONDecodeError as error:
         raise PluginError(f"{path}:{error.lineno}: no JSON: {error.msg}, column {error.colno}") from None
     except (ValueError, RecursionError) as error:
         raise PluginError(f"{path}: no JSON: {error}") from None
+    except _Repeated as error:
+        raise PluginError(f"{path}: no PolicyTable: {error}") from None
     if not isinstance(found, dict):
         raise PluginError(f"{path}: expected the JSON object of a PolicyTable, got {type(found).__name__}")
     return found

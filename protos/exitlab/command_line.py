@@ -13,6 +13,8 @@ import io
 import os
 import sys
 
+from exitlab.words import printable
+
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +100,7 @@ def seconds(most: int) -> Callable[[str], float]:
 def tell(program: str, message: object) -> None:
     """Print one line on standard error; a reader that is gone changes nothing of how the command exits."""
     try:  # noqa: SIM105  (contextlib costs a help text more time than these lines)
-        print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"{program}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
     except OSError:
         pass
 

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from exitlab.words import listed, printable, shortened
+
 if TYPE_CHECKING:
     from importlib import metadata
 
@@ -108,7 +110,7 @@ def _in_module(module: ModuleType, name: str, origin: str, home: Path) -> Plugin
         for each, made in vars(module).items()
         if isinstance(made, type) and made.__module__ == module.__name__ and not each.startswith("_")
     ]
-    there = f"; its classes are {', '.join(classes)}" if classes else "; it has no class of its own"
+    there = f"; its classes are {listed(classes)}" if classes else "; it has no class of its own"
     if not name:
         raise PluginError(f"{origin}: say which class, after a colon{there}")
     made = getattr(module, name, None)
@@ -175,12 +177,13 @@ def _file_module(path: Path) -> ModuleType:
 def blamed(home: Path, doing: str, *passing: type[BaseException]) -> Iterator[None]:
     """Tell what an author's code raises as his: a PluginError that says while ``doing`` what.
 
-    Signals and the end of a generator are nobody's errors; those of ``passing`` are told already.
+    Signals are nobody's errors; those of ``passing`` are told already. A GeneratorExit is what the author has
+    raised himself: no ``with`` of this holds a ``yield``.
     """
     try:
         yield
     except BaseException as error:
-        if isinstance(error, (PluginError, KeyboardInterrupt, GeneratorExit, *passing)):
+        if isinstance(error, (PluginError, KeyboardInterrupt, *passing)):
             raise
         place = _place(error.__traceback__, home)
         if isinstance(error, SystemExit) and (place is None or _is_ours(_last(error.__traceback__))):
@@ -197,9 +200,7 @@ def told(error: BaseException, home: Path) -> str:
     place = _place(error.__traceback__, home)
     if isinstance(error, SyntaxError) and error.filename is not None:
         message, place = error.msg, f"{shown(error.filename)}, line {error.lineno}"
-    if len(message) > _LONGEST_MESSAGE:
-        message = f"{message[:_LONGEST_MESSAGE]} ..."
-    said = ": ".join(part for part in (type(error).__name__, message) if part)
+    said = ": ".join(part for part in (type(error).__name__, shortened(message, _LONGEST_MESSAGE)) if part)
     return f"{said} ({place})" if place else said
 
 
@@ -218,7 +219,7 @@ def shown(path: str) -> str:
         short = os.path.relpath(path)
     except ValueError:  # another drive
         return path
-    return path if short.startswith(os.pardir) else short
+    return printable(path if short.startswith(os.pardir) else short)
 
 
 def _place(trace: TracebackType | None, home: Path) -> str | None:

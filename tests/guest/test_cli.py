@@ -268,7 +268,7 @@ def test_conform_counts_and_fails_by_its_exit_code(run: Any, tmp_path: Path) -> 
         (["compare", "x" * 5000 + ".npz"], "xxx.npz: File name too long"),
         (["conform", "x" * 5000], "xxx: File name too long"),
         (["compare", "idle", "--policy", "\udcff"], "no policy is named '\\\\udcff'"),
-        (["replay", "idle-shel"], "idle-shel: no such file, and no shipped trace; did you mean idle-shell?"),
+        (["replay", "idle-shel"], "no file and no shipped trace 'idle-shel'; did you mean idle-shell?"),
         (["replay", "capture:debuger-6.1"], "did you mean capture:debugger-6.1"),
         (["conform", os.devnull], f"{os.devnull}: not a vector file: it is empty"),
         (["replay", __file__], f"{__file__}: line 1: neither perf script nor"),

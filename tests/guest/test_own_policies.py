@@ -22,6 +22,7 @@ from guest_svc.cli import main
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import BadInput
 from guest_svc.hypervisor import Hypervisor
+from guest_svc.tabulation import Tabulation
 from hypervisor_svc import policies as shipped
 from hypervisor_svc.policies.base import SVM, VMX
 from tests.hypervisor.plug_in_sources import GOOD, MISTAKES, changed
@@ -214,6 +215,10 @@ REFUSED: Final = {
         "MOV DR without an answer (bad.py, line 13)",
     ),
     "ends its process": (["--policy=./ends.py:Mine"], "its process ended with status 9"),
+    "ends it in silence": (
+        ["--policy=./quiet.py:Mine"],
+        "--policy ./quiet.py:Mine: its process ended without a table\n",
+    ),
 }
 
 
@@ -225,11 +230,26 @@ def test_what_cannot_run_is_refused_in_a_line(
     """One message, no traceback, and exit code 2."""
     (folder / "wrong.py").write_text(FORGETFUL, encoding="utf-8")
     (folder / "bad.py").write_text(MISTAKES["unanswered"][0], encoding="utf-8")
-    (folder / "ends.py").write_text("import os\nos._exit(9)\n", encoding="utf-8")
+    for name, status in (("ends.py", 9), ("quiet.py", 0)):
+        (folder / name).write_text(f"import os\nos._exit({status})\n", encoding="utf-8")
     code, out, err = run(*command, *arguments)
     assert (code, out, err.count("\n")) == (BAD_INPUT, "", 1)
     assert err.startswith("guest-svc: ")
     assert said in err
+
+
+def test_what_is_no_lane_is_refused() -> None:
+    """Whatever the process has printed instead, the policy is named."""
+
+    class Wild(Tabulation):
+        def __init__(self) -> None:
+            self.word = "./wild.py:Mine"
+
+        def lines(self) -> list[str]:
+            return ["\x1b[1mhello"]
+
+    with pytest.raises(BadInput, match=r"^--policy \./wild\.py:Mine: its process printed what is no lane: "):
+        own_policies.collect(["./wild.py:Mine"], [Wild()])
 
 
 def test_what_the_author_prints_is_passed_on(folder: Path, run: Any) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from exitlab.words import printable
 from guest_svc.errors import BadInput
 from guest_svc.vectors import read_vectors
-from guest_svc.vectors.fields import FOR_PEOPLE, printable
+from guest_svc.vectors.fields import FOR_PEOPLE
 from guest_svc.vectors.model import ALL_OPS
 from guest_svc.vectors.reading import EXPECT_FIELDS, ROW_FIELDS
 from guest_svc.vectors.steps import COMMON_FIELDS, OWN_FIELDS

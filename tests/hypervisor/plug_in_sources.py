@@ -117,10 +117,20 @@ MISTAKES: Final = {
         "Mine: made for vmx, it is of another vendor",
         CLASS,
     ),
+    "summary of two lines": (
+        changed('"one of mine"', '"one\\nof mine"'),
+        "mine: its summary is 'one\\nof mine', expected at most 1,000 printable characters",
+        CLASS,
+    ),
     "misspelt moment": (
         changed("def leave_loop", "def leaves_loop"),
         "Mine.leaves_loop is asked at no moment; did you mean leave_loop?",
         _LEAVE,
+    ),
+    "raises the end of a generator": (
+        changed("save = (", "raise GeneratorExit\n        save = ("),
+        "mine: at LEAVE_LOOP (memory=OPEN) the policy fails: GeneratorExit",
+        _LEAVE + 3,
     ),
     "raises in a state": (
         changed("save = (", "save = 1 // (sees.memory - 1) and ("),

@@ -76,6 +76,7 @@ def unknown_vendor(table: Table) -> None:
     table["vendor"] = "vmx"
 
 
+PRINTABLE: Final = "expected at most 1,000 printable characters"
 # What is done to a good table, and what is told of it after its file.
 SPOILT: Final[tuple[tuple[Callable[[Table], object], str], ...]] = (
     (without_last_cell, ": mine: DR_TRAPPED has 23 sets of actions for 24 states; the first without one is "
@@ -86,6 +87,12 @@ SPOILT: Final[tuple[tuple[Callable[[Table], object], str], ...]] = (
     (unknown_vendor, ": no PolicyTable: Failed to parse vendor field: Invalid enum value vmx for enum type"),
     (lambda table: table.pop("vendor"), ": mine: vendor 0 is unknown"),
     (lambda table: table.pop("name"), ": the table is named '', expected 1 to 256 printable characters"),
+    (lambda table: table.update(name="n" * 300), ": the table is named a text of 300 characters, expected 1"),
+    (lambda table: table.update(summary="r\x1b[1m"), f": mine: its summary is 'r\\x1b[1m', {PRINTABLE}"),
+    (lambda table: table.update(source="one\ntwo"), f": mine: its source is 'one\\ntwo', {PRINTABLE}"),
+    (lambda table: table.update(summary="s" * 1_001), ": mine: its summary is a text of 1,001 characters"),
+    (lambda table: table["memories"].__setitem__(0, "\x07"), ": mine: the name of a memory is '\\x07'"),
+    (lambda table: table["deviations"][0].update(text="\x9b"), ": mine: its deviation '"),
     (lambda table: table.update(name="xen"), ": the table has the name of a policy that ExitLab comes with"),
     (lambda table: table.update(name="\ud800"), ": no JSON: 'utf-8' codec can't encode"),
 )  # fmt: skip
@@ -107,6 +114,11 @@ def test_a_mistake_names_field_or_cell(spoil: Callable[[Table], object], said: s
     [
         (b"", ":1: no JSON: Expecting value, column 1"),
         (b'{\n  "name": \n}', ":3: no JSON: Expecting value, column 1"),
+        (b'{"name": "a", "name": "b"}', ": no PolicyTable: the field 'name' is there twice"),
+        (
+            b'{"moments": [{"next_memory": "", "nextMemory": ""}]}',
+            ": no PolicyTable: the field 'nextMemory' is",
+        ),
         (b"[]", ": expected the JSON object of a PolicyTable, got list"),
         (b"\xff\xfe\xff", ": no JSON: "),
         (b"[" * 100_000, ": no JSON: maximum recursion depth exceeded"),

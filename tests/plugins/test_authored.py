@@ -219,9 +219,9 @@ def test_a_wrong_yield_is_told_with_its_event_and_its_place(
         list(source(made).make({}).blocks())
 
 
-def _raises() -> Generated:
+def _raises(error: BaseException) -> Generated:
     yield events(kinds=[CPUID] * 2)
-    raise KeyError("lost")
+    raise error
 
 
 def _ignores_close() -> Generated:
@@ -232,7 +232,13 @@ def _ignores_close() -> Generated:
 
 
 BREAKING: list[tuple[Any, int | None, str]] = [
-    (lambda _: _raises(), None, r"at event 2: KeyError: 'lost' \(.*test_authored\.py, line \d+\)$"),
+    (
+        lambda _: _raises(KeyError("lost")),
+        None,
+        r"at event 2: KeyError: 'lost' \(.*authored\.py, line \d+\)$",
+    ),
+    (lambda _: _raises(GeneratorExit()), None, r"at event 2: GeneratorExit \(.*authored\.py, line \d+\)$"),
+    (lambda _: _raises(ValueError("\x1b[1m\x07")), None, r"at event 2: ValueError: \\x1b\[1m\\x07 \("),
     (lambda _: _ignores_close(), 1, "at event 1, when it was to end: RuntimeError: generator ignored"),
     (lambda _: [events(kinds=CPUID)], None, "generate returned list, expected a generator"),
     (lambda _: 1 // 0, None, r"generate: ZeroDivisionError: .*test_authored\.py, line \d+\)$"),
@@ -257,7 +263,16 @@ FACTS: list[tuple[dict[str, Any], str]] = [
     ({"physical_cpus": 0}, "physical_cpus: 0, "),
     ({"vcpus": 2, "initial_physical_cpus": [0]}, "initial_physical_cpus: 1 of them, expected 2"),
     ({"initial_physical_cpus": [1]}, "initial_physical_cpus: 1, expected a whole number from 0 to 0"),
-    ({"initial_physical_cpus": 3}, "its declarations: TypeError"),
+    ({"initial_physical_cpus": 3}, "initial_physical_cpus: 3, expected one a vCPU"),
+    (
+        {"initial_physical_cpus": iter([0])},
+        "initial_physical_cpus: of type list_iterator, expected one",
+    ),
+    ({"vcpus": object()}, "vcpus: of type object, expected a whole number"),
+    ({"computed_breakpoints": "no"}, "computed_breakpoints: 'no', expected True or False"),
+    ({"columns": 5}, "columns: 5, expected a tuple of names"),
+    ({"columns": (5,)}, "columns: 5 is none, expected some of kinds, args, "),
+    ({"__init__": lambda *_: None}, "its __init__ does not call that of Workload; write prepare instead"),
     ({"clock_hertz": 2.5e9}, "clock_hertz: 2500000000.0, "),
     ({"columns": ("args", "reps")}, "columns: 'reps' is none, expected some of kinds, args, "),
 ]

@@ -83,8 +83,26 @@ BROKEN: list[tuple[str, str, str]] = [
     ("import json\njson.loads('{')", ":Mine", r"importing it: JSONDecodeError: .* \(mine\.py, line \d+\)"),
     ("Mine.api_version = 2", ":Mine", "Mine: it is written for api_version 2: this is 1"),
     ("del Mine.api_version", ":Mine", "Mine: it says no api_version: expected api_version = 1"),
-    ("Mine.name = 'No Name'", ":Mine", "Mine: name: 'No Name', expected small letters and digits"),
+    (
+        "Mine.name = 'No Name'",
+        ":Mine",
+        "Mine: name: 'No Name', expected at most 100 small letters and digits",
+    ),
     ("Mine.summary = None", ":Mine", "Mine: summary: None, expected a text"),
+    (
+        "Mine.summary = 's' * 1001",
+        ":Mine",
+        "Mine: summary: a text of 1,001 characters, expected at most 1,000",
+    ),
+    ("Mine.summary = '\\x1b[31m'", ":Mine", r"Mine: summary: '\\x1b\[31m', expected at most 1,000 printable"),
+    ("Mine.name = 'a' * 5000", ":Mine", "Mine: name: a text of 5,000 characters, expected at most 100 small"),
+    ("Mine.generate = 5", ":Mine", "Mine: generate: 5, expected a method"),
+    ("Mine.prepare = None", ":Mine", "Mine: prepare: None, expected a method"),
+    (
+        "for n in range(70):\n    exec(f'class C{n}: pass')",
+        ":Yours",
+        r"its classes are Mine, C0, .*, C10 and 59 more$",
+    ),
     ("Mine.name = 'idle'", ":Mine", "the name idle is taken by a workload of ours"),
     ("Mine.reads_outcomes = 1", ":Mine", "Mine: reads_outcomes: 1, expected True or False"),
     ("Mine.parameters = 5", ":Mine", "Mine: parameters: of type int, expected a tuple of Parameter"),
@@ -101,6 +119,25 @@ BROKEN: list[tuple[str, str, str]] = [
         "Half: it has no method generate",
     ),
 ]
+
+
+# A parameter's arguments, and what is said of it.
+BROKEN_PARAMETERS = [
+    (
+        r"'a\nb', 1, '', ''",
+        r"parameters: 'a\\nb': expected a name of at most 100 letters, digits, _",
+    ),
+    ("'a' * 101, 1, '', ''", "parameters: a text of 101 characters: expected a name"),
+    ("'', 1, '', ''", "parameters: '': expected a name"),
+    ("'a=b', 1, '', ''", "parameters: 'a=b': expected a name"),
+    ("5, 1, '', ''", "parameters: 5: expected a name"),
+    (r"'a', 1, '\x07', ''", r"parameters: a: unit: '\\x07', expected at most 1,000 printable characters"),
+    ("'a', 1, '', None", "parameters: a: summary: None, expected at most 1,000"),
+    (r"'a', '\n', '', ''", r"parameters: a: default: '\\n', expected at most 1,000"),
+    ("'a', object(), '', ''", "parameters: a: default of type object: expected a number or a text$"),
+    ("'a', 1, '', '', ''", "parameters: a: a bound is '', expected a number"),
+]
+BROKEN += [(f"Mine.parameters = (Parameter({each}),)", ":Mine", said) for each, said in BROKEN_PARAMETERS]
 
 
 @pytest.mark.parametrize(("code", "name", "said"), BROKEN)
@@ -150,6 +187,27 @@ def test_a_traceback_can_be_asked_for(
     told = capsys.readouterr().err
     assert "Traceback (most recent call last)" in told
     assert told.splitlines()[-1].startswith("guest-svc: workload mine (./mine.py): at event 0: ZeroDiv")
+
+
+NEVER_ENDS = """
+def generate(self):
+    yield from self.endless()
+def endless(self):
+    while True:
+        try:
+            yield events(kinds=EventKind.CPUID)
+        except GeneratorExit:
+            pass
+"""
+
+
+def test_a_generator_that_never_ends_is_told_once(write: Write) -> None:
+    """It ignores that it is to end; Python says nothing of it beside us, not even when it exits."""
+    command = [sys.executable, "-m", "guest_svc", "run", write(NEVER_ENDS), "--events", "1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    said = "at event 1, when it was to end: RuntimeError: generator ignored GeneratorExit (mine.py, line 12)"
+    assert (done.returncode, done.stdout) == (BAD_INPUT, "")
+    assert done.stderr == f"guest-svc: workload mine (./mine.py): {said}\n"
 
 
 Install = Callable[..., None]

@@ -1,5 +1,8 @@
 """A run from inside its process: what it refuses, and what an error of the guest's becomes."""
 
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,9 @@ from guest_svc.service.child import failure_of, run
 from guest_svc.service.frames import Failure, Job, Kind
 
 Parameter = guest_pb2.ParameterValue
+REFUSED = ("FAILED_PRECONDITION", "RUN_REFUSED")
+LONG_NAME = "x\ny" * 9_000
+KNOWN = "known: ticks, ticks_per_guest_second, clock_hertz, wake_up_percent"
 
 
 def said(config: guest_pb2.RunConfig, hypervisor: str = "unix:/nowhere") -> list[tuple[Kind, bytes]]:
@@ -63,6 +69,22 @@ def said(config: guest_pb2.RunConfig, hypervisor: str = "unix:/nowhere") -> list
             ("INVALID_ARGUMENT", "BAD_PARAMETER", None, "config.parameters"),  # they do not go together
         ),
         (
+            {"parameters": [Parameter(name=LONG_NAME, value="1")]},
+            (
+                *("INVALID_ARGUMENT", "UNKNOWN_PARAMETER"),
+                f"idle: no parameter {LONG_NAME[:100]!r}; {KNOWN}",
+                "config.parameters[0].name",
+            ),
+        ),
+        (
+            {"parameters": [Parameter(name="ticks", value="\x1b[1m" * 9_000)]},
+            (
+                *("INVALID_ARGUMENT", "BAD_PARAMETER"),
+                "idle: ticks=" + r"\x1b[1m" * 25 + " ...: expected int, 1 to 1000000000000 (ticks)",
+                "config.parameters[0].value",
+            ),
+        ),
+        (
             {},
             ("UNAVAILABLE", "NO_HYPERVISOR", None, "config.hypervisor_address"),
         ),
@@ -77,6 +99,37 @@ def test_what_is_refused(fields: dict[str, object], failure: tuple[str, str, str
     code, reason, message, field = failure
     assert (told.code, told.reason, told.field) == (code, reason, field)
     assert message in {None, told.message}
+
+
+@pytest.fixture
+def foreign() -> Iterator[str]:
+    """Return the address of an HTTP/2 server that is no hypervisor: it forbids whatever it is asked."""
+    settings = b"\0\0\0\4\0\0\0\0\0"
+    answer = b"\x08\x03403"  # HPACK: :status 403
+
+    def serve() -> None:
+        peer, _ = listening.accept()
+        with peer, peer.makefile("rb") as requests:
+            peer.sendall(settings)
+            assert requests.read(24).startswith(b"PRI * HTTP/2.0")
+            while head := requests.read(9):
+                requests.read(int.from_bytes(head[:3], "big"))
+                if head[3] == 1:  # HEADERS; answered by HEADERS, END_STREAM and END_HEADERS
+                    peer.sendall(len(answer).to_bytes(3, "big") + b"\1\5" + head[5:] + answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=serve)
+        server.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+    server.join()
+
+
+def test_what_is_no_hypervisor_is_none(foreign: str) -> None:
+    """A server of something else is as good as a port where nobody listens."""
+    ((_, payload),) = said(guest_pb2.RunConfig(workload="idle"), foreign)
+    told = Failure.decode(payload)
+    assert (told.code, told.reason) == ("UNAVAILABLE", "NO_HYPERVISOR")
+    assert told.message == f"no hypervisor answers at {foreign}: Received http2 header with status: 403"
 
 
 def test_a_file_is_no_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +153,8 @@ def refused(
     ("error", "failure"),
     [
         (errors.NotConnected("gone"), ("UNAVAILABLE", "NO_HYPERVISOR", "gone", "config.hypervisor_address")),
-        (errors.BadInput("no"), ("FAILED_PRECONDITION", "RUN_REFUSED", "no", "")),
+        (errors.BadInput("no"), (*REFUSED, "no", "")),
+        (errors.BadInput("\x07" + "n" * 150_000), (*REFUSED, "\\x07" + "n" * 1_999 + " ...", "")),
         (errors.CouldNotFinish("cut"), ("FAILED_PRECONDITION", "RUN_FAILED", "cut", "")),
         (
             refused("INVALID_ARGUMENT", "config.lanes[2].policy_name"),

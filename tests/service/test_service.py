@@ -168,6 +168,10 @@ def test_a_recorded_trace_runs(client: Client) -> None:
             {"parameters": [Parameter(name=f"p{n}", value="1") for n in range(257)]},
             (Code.INVALID_ARGUMENT, "PARAMETER_COUNT", "config.parameters"),
         ),
+        (
+            {"hypervisor_address": "a" * 300 + ":1"},
+            (Code.INVALID_ARGUMENT, "BAD_ADDRESS", "config.hypervisor_address"),
+        ),
         ({"hypervisor_address": "x"}, (Code.INVALID_ARGUMENT, "BAD_ADDRESS", "config.hypervisor_address")),
         (
             {"hypervisor_address": "dns:///localhost:1"},

@@ -164,3 +164,9 @@ def test_bad_input_is_one_line_and_2(name: str, said: str, tmp_path: Path, capsy
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
+
+
+def test_a_name_of_nothing_is_no_folder(capsys: Any) -> None:
+    """A shell's variable that is not set, perhaps."""
+    assert main(["stat", ""]) == 2
+    assert capsys.readouterr().err == "guest-svc: FILE: expected the name of a file\n"

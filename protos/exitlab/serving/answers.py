@@ -10,6 +10,7 @@ from grpc_status import rpc_status
 
 from exitlab.serving.logs import bound, log
 from exitlab.serving.refusals import OurFault, Refused
+from exitlab.words import printable
 
 ERROR_DOMAIN: Final = "exitlab"
 MAX_TEXT_BYTES: Final = 600  # of a refusal: gRPC drops a status with all its details if they pass 8 KiB
@@ -22,7 +23,7 @@ Method = Callable[[Any, Any, Context], Awaitable[Result]]
 def to_status(refusal: Refused) -> grpc.Status:
     """Return what a client gets of a refusal: code, message, ErrorInfo and, with a field, BadRequest."""
     place = {key: str(value) for key, value in refusal.place.items()}
-    said = _shortened(refusal.message)
+    said = _shortened(printable(refusal.message))
     status = status_pb2.Status(code=grpc.StatusCode[refusal.code].value[0], message=said)
     if "event" in place:
         status.message = f"event {place['event']}: {said}"
