@@ -90,7 +90,7 @@ def _meaning(trace: Document) -> list[str]:
     counts = "events, exits other than of MOV DR"
     time = guest_time_of(trace)
     if trace["lost_notes"]:
-        sentences = [f"Lower bounds, as the recorder lost events: {counts}, what they cost."]
+        sentences = ["Lower bounds, as the recorder lost events: all counts, and what they cost."]
     else:
         sentences = [f"Measured: {counts}, {of_entries}." if time == MEASURED else f"Measured: {counts}."]
     if time == LOWER_BOUND:

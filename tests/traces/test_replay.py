@@ -274,7 +274,7 @@ def test_a_loss_makes_bounds_and_is_told(tmp_path: Path, capsys: Any) -> None:
     assert main(["replay", path, "--policy", LAZY]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for said in (
-        "Lower bounds, as the recorder lost events: events, exits other than of MOV DR",
+        "Lower bounds, as the recorder lost events: all counts, and what they cost.",
         "Lower bound: guest time",
         "The recorder lost 7 events at 1 places",
         "1 exits lost their entry so; guest time is 0 there",
