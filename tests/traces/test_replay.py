@@ -290,3 +290,25 @@ def test_exits_without_entries_hold_the_hosts_time(tmp_path: Path, capsys: Any) 
     assert document["evidence"]["lanes.guest_cycles"] == "upper_bound"
     assert lane_of(document, LAZY)["guest_cycles"] == 27_000
     assert (document["trace"]["vendor"], document["trace"]["has_entries"]) == ("vmx", False)
+
+
+def stamped(path: Path, seconds: int, exit_text: str = "info1 0x0") -> str:
+    """Write a trace of an entry at 0 s and its exit at so many seconds; return its name."""
+    exit_line = f"x-1 [000] {seconds}.000001: kvm_exit: vcpu 0 reason CPUID rip 0x1000 {exit_text}"
+    after = f"x-1 [000] {seconds}.000002: kvm_entry: vcpu 0, rip 0x1002"
+    path.write_text(f"x-1 [000] 0.000001: kvm_entry: vcpu 0, rip 0x1000\n{exit_line}\n{after}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("seconds", [100_000, 6_148_914_691, 8_999_999_999])
+def test_a_time_that_cannot_be_is_refused_by_its_line(tmp_path: Path, capsys: Any, seconds: int) -> None:
+    """No guest runs for a day without an exit; what would follow of it would be no figure of a guest's."""
+    name = stamped(tmp_path / "t.txt", seconds)
+    assert main(["replay", name, "--policy", "ignore"]) == 2
+    assert f"{name}: line 2: its guest would have run for {seconds:,} s" in capsys.readouterr().err
+
+
+def test_fields_of_another_dialect_are_left_alone(tmp_path: Path, capsys: Any) -> None:
+    """A line that mixes two dialects is read by what it says in words."""
+    document = replayed(capsys, stamped(tmp_path / "t.txt", 1, "isa=1 info1 0x0"), "--policy", "ignore")
+    assert (document["events"], [each["reason"] for each in document["trace"]["exits"]]) == (1, ["CPUID"])

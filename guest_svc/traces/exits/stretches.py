@@ -7,12 +7,13 @@ the others: then the exit is taken for what it shows.
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exitlab.events import MAX_VCPUS, EventColumns
+from guest_svc.errors import TraceError
 from guest_svc.traces.exits.accesses import Access, Hidden, Verdicts, decode, judge
 from guest_svc.traces.exits.events import Around, columns_of, laid_out
 from guest_svc.traces.exits.pairs import NONE, Pairs, pair
@@ -20,6 +21,8 @@ from guest_svc.traces.exits.roster import Roster
 from guest_svc.traces.text.table import UNKNOWN_VENDOR, Event, Table
 
 T = TypeVar("T", Pairs, Access, Verdicts)
+_LONGEST_GUEST_NS: Final = 86_400 * 10**9  # without an exit: a day
+_MOST_GUEST_NS: Final = 10**18  # in all: 31 years, of which cycles of 9 GHz fit 64 bits
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ class Stretches:
 
         Raises:
             RosterGrew: A record is of a vCPU or CPU that the roster does not have.
+            TraceError: A time cannot be.
 
         """
         held = len(self._held)
@@ -203,9 +207,25 @@ class Stretches:
         self.findings.without_entry += int((is_unknown & ~is_first & ~pairs.is_after_loss).sum())
         spent = table.time_ns[pairs.exits] - table.time_ns[np.maximum(since, 0)]
         spent = np.where(is_unknown, 0, spent)
+        _check_times(table, pairs, spent)
         self.findings.backwards += int((spent < 0).sum())
         found: NDArray[np.int64] = np.maximum(spent, 0)
+        if self._guest_ns.max(initial=0) + found.sum(dtype=np.float64) > _MOST_GUEST_NS:
+            seconds = _MOST_GUEST_NS // 10**9
+            raise TraceError(f"its guests run for more than {seconds:,} s: its times are wrong")
         return found
+
+
+def _check_times(table: Table, pairs: Pairs, spent_ns: NDArray[np.int64]) -> None:
+    """Refuse guest time that no guest runs for without an exit: a time in the trace is wrong.
+
+    It would also pass what cycles are counted in.
+    """
+    is_wrong = spent_ns > _LONGEST_GUEST_NS
+    if is_wrong.any():
+        at = int(is_wrong.argmax())
+        line, seconds = int(table.line[pairs.exits[at]]), int(spent_ns[at]) // 10**9
+        raise TraceError(f"line {line:,}: its guest would have run for {seconds:,} s: a time is wrong there")
 
 
 def _firsts(whose: NDArray[np.int64]) -> NDArray[np.int64]:

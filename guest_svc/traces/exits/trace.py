@@ -150,11 +150,14 @@ class TextTrace(Workload):
         stretches = Stretches(self.roster, reading, self._events_asked)
         self.findings = stretches.findings
         for table in self._all_tables():
-            rows = stretches.take(table)
+            with self._told():
+                rows = stretches.take(table)
             yield from _cut(rows, block_events)
             if stretches.is_full:
                 break
-        yield from _cut(stretches.take(Table.empty(0), is_last=True), block_events)
+        with self._told():
+            rows = stretches.take(Table.empty(0), is_last=True)
+        yield from _cut(rows, block_events)
         self._finish(is_whole=not stretches.is_full)
 
     @property

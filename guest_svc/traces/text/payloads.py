@@ -53,9 +53,9 @@ def read_exit(text: str) -> Fields | None:
     old = _OLD_INFO.search(text)
     if old:
         fields["info1"], fields["info2"] = int(old[1], 16), int(old[2], 16)
-    found = None
+    found, isa = None, fields.pop("isa", 0)
     if "code" in fields:
-        found = reason_of_number(fields.pop("isa", 0), fields.pop("code"))
+        found = reason_of_number(isa, fields.pop("code"))
     else:
         name = _REASON.search(text)
         found = reason_of_text(name[1]) if name else None
