@@ -20,6 +20,7 @@ from exitlab.command_line import (
     leave,
     run_command,
     tell,
+    write_output,
 )
 from exitlab.serving.options import add_process_options, add_who_may_in
 
@@ -145,7 +146,7 @@ def _serve(options: argparse.Namespace) -> int:
     state_dir = None if options.state_dir is None else Path(options.state_dir)
 
     def say(address: str) -> None:
-        print(f"listening on {address}", flush=True)
+        write_output(f"listening on {address}\n")
 
     async def serve_and_leave(asked: drain.ServeOptions) -> None:
         leave(await drain.serve(asked, parts, say))
@@ -215,5 +216,5 @@ def _list(options: argparse.Namespace) -> int:
 
             traceback.print_exc()  # its author looks for his mistake
         return _bad_input(error)
-    print(text, end="")
+    write_output(text)
     return 0

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn
 
+from exitlab.command_line import keep_descriptor
 from exitlab.v1 import guest_pb2
 from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected
 from guest_svc.hypervisor import Hypervisor
@@ -168,8 +169,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     code = 0
     try:
-        output = os.dup(1)
-        os.dup2(2, 1)  # what a workload prints is no frame
+        output = keep_descriptor()  # what a workload prints is no frame
         kind, size = HEADER.unpack(_read(HEADER.size))
         assert kind == Kind.JOB
         job = Job.decode(_read(size))

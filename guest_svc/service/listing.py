@@ -4,6 +4,7 @@ Listing imports every workload, also those of other packages; none of their code
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 from typing import Any, Final
@@ -13,6 +14,7 @@ from exitlab.serving.refusals import OurFault, TimedOut
 from exitlab.v1 import guest_pb2
 
 SECONDS: Final = 30.0
+SHOWN_BYTES: Final = 500  # of what is no list
 _COMMAND: Final = (sys.executable, "-m", "guest_svc", "workloads", "--output", "json")
 
 
@@ -48,9 +50,11 @@ async def _ask() -> list[guest_pb2.Workload]:
             process.kill()
     for line in errors.decode(errors="backslashreplace").splitlines():
         log.warning("listing the workloads", said=line)
-    if process.returncode:
-        raise OurFault("NO_LISTING", "the workloads cannot be listed; the service's log says more")
-    return [_workload(listed) for listed in json.loads(output)["workloads"]]
+    if not process.returncode:
+        with contextlib.suppress(ValueError):  # a package may yet have written as its process ended
+            return [_workload(listed) for listed in json.loads(output)["workloads"]]
+        log.error("listing the workloads", said=output[:SHOWN_BYTES].decode(errors="backslashreplace"))
+    raise OurFault("NO_LISTING", "the workloads cannot be listed; the service's log says more")
 
 
 def _workload(listed: dict[str, Any]) -> guest_pb2.Workload:

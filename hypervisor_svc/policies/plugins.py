@@ -3,14 +3,12 @@
 An author's class is made anew for each vendor that it lists in ``vendors``, with those of the arguments
 ``vendor`` and ``dr6_writable`` (bits of DR6 that the guest's CPU lets a guest write) that its ``__init__``
 takes, and tabulated as ours are. Only the table leaves this process. What is wrong with a class is told with
-its file and line; what it prints goes to standard error, as the output is ours.
+its file and line. What it prints is no output of ours (``exitlab.command_line``).
 """
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import metadata
@@ -76,8 +74,7 @@ class PolicyPlugin:
     def _tabulated(self, vendor: Vendor, writable: int) -> policy_pb2.PolicyTable:
         made, _ = _made(self.plugin, writable=writable, vendor=vendor)
         try:
-            with redirect_stdout(sys.stderr):
-                return tabulate(made)
+            return tabulate(made)
         except PolicyError as error:
             raise self._told(error) from error
         except (Exception, SystemExit) as error:  # what it says of itself is of another type
@@ -103,8 +100,7 @@ def load(text: str) -> PolicyPlugin:
         PluginError: there is none such, or it cannot be one.
 
     """
-    with redirect_stdout(sys.stderr):
-        return _policy(plugins.load(text))
+    return _policy(plugins.load(text))
 
 
 def load_entry(name: str, entries: list[metadata.EntryPoint]) -> PolicyPlugin:
@@ -114,8 +110,7 @@ def load_entry(name: str, entries: list[metadata.EntryPoint]) -> PolicyPlugin:
         PluginError: as for ``load``.
 
     """
-    with redirect_stdout(sys.stderr):
-        found = _policy(plugins.load_entry(entries))
+    found = _policy(plugins.load_entry(entries))
     if found.name != name:
         said = f"the class calls itself {found.name!r}, but its entry point is named {name!r}"
         raise _wrong(said, found.made_by)
@@ -182,13 +177,12 @@ def _made(plugin: plugins.Plugin, *, vendor: Vendor, writable: int) -> tuple[Pol
     """Return a new policy for a vendor, and its name."""
     made_by = plugin.made
     try:
-        with redirect_stdout(sys.stderr):
-            takes = inspect.signature(made_by).parameters
-            offered = {"vendor": vendor, "dr6_writable": writable}
-            made: Policy = made_by(**{name: value for name, value in offered.items() if name in takes})
-            if "vendor" not in takes:
-                made.vendor = vendor
-            name, is_for = made.name, made.vendor
+        takes = inspect.signature(made_by).parameters
+        offered = {"vendor": vendor, "dr6_writable": writable}
+        made: Policy = made_by(**{name: value for name, value in offered.items() if name in takes})
+        if "vendor" not in takes:
+            made.vendor = vendor
+        name, is_for = made.name, made.vendor
     except (Exception, SystemExit) as error:
         said = f"{made_by.__name__} cannot be made: {plugins.told(error, plugin.home)}"
         raise _wrong(said, made_by) from error

@@ -454,12 +454,13 @@ LONG_RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever runs the tests may ignore them
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from exitlab.command_line import write_output
 from guest_svc import cli, options, embedded, run
 from guest_svc.stream import EventStream
 send = EventStream.send
 def send_and_tell(stream, events):
     send(stream, events)
-    print("sent", folder[0], flush=True)
+    write_output(f"sent {folder[0]}\\n")
 EventStream.send = send_and_tell
 folder = []
 make = embedded._short_folder
