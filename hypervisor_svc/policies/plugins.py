@@ -24,7 +24,6 @@ from hypervisor_svc.engine.tables import BadTable, make_table
 from hypervisor_svc.engine.vocabulary import Moment
 from hypervisor_svc.policies.base import SVM, VMX, Policy, PolicyError, Vendor, tabulate
 
-GROUP: Final = "exitlab.policies"  # of entry points; the guest looks for names in it too
 SEVERAL: Final = frozenset({"all", "correct"})  # words that stand for several policies
 MAX_NAME_CHARACTERS: Final = 256  # a session refuses longer ones
 _VENDORS: Final = ((VMX,), (SVM,), (VMX, SVM), (SVM, VMX))
@@ -120,7 +119,7 @@ def load_entry(name: str, entries: list[metadata.EntryPoint]) -> PolicyPlugin:
 def installed(warn: Callable[[str], object]) -> list[tuple[hypervisor_pb2.PolicySummary, str]]:
     """Return the policies of packages, each with its package; one that cannot be used is warned of."""
     found = []
-    for name, unsorted in plugins.entry_points(GROUP).items():
+    for name, unsorted in plugins.entry_points(plugins.POLICIES).items():
         entries = sorted(unsorted, key=plugins.package_of)
         package = " and ".join(map(plugins.package_of, entries))
         try:
