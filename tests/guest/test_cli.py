@@ -23,6 +23,7 @@ from guest_svc.cli import main, parse_assignments
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import BadInput
 from guest_svc.hypervisor import Hypervisor
+from guest_svc.starting import command_stack
 from guest_svc.vectors import SHIPPED
 
 SCHEMA = json.loads(Path(guest_svc.__file__).with_name("schema").joinpath("compare.json").read_text("utf-8"))
@@ -510,7 +511,7 @@ def test_a_hangup_that_is_ignored_stays_so() -> None:
     ignored = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        cli._command()
+        command_stack()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is not ignored[signal.SIGTERM]
     finally:
