@@ -162,32 +162,25 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _watch_parent(options: argparse.Namespace) -> str:
-    """Leave with the parent that holds the other end of the pipe, if any; return what is wrong with it.
-
-    A thread, so that it works while the event loop does not run yet, or is busy.
-    """
+    """Leave with the parent that holds the other end of the pipe, if any; return what is wrong with it."""
     pipe, folder = options.parent_pipe, getattr(options, "own_folder", None)
     if pipe is None:
         return ""
     import contextlib
-    import threading
 
-    try:
-        os.fstat(pipe)
-    except OSError as error:
-        return f"--parent-pipe {pipe}: {error.strerror or error}"
+    from exitlab.lifeline import leave_with_parent
 
-    def wait() -> None:
-        while os.read(pipe, 1):
-            pass
+    def clean_up() -> None:
         if folder is not None:  # a parent that was killed could not
             with contextlib.suppress(OSError):
                 os.unlink(options.listen.removeprefix("unix:"))
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
-        os._exit(0)
 
-    threading.Thread(target=wait, daemon=True).start()
+    try:
+        leave_with_parent(pipe, last=clean_up)
+    except OSError as error:
+        return f"--parent-pipe {pipe}: {error.strerror or error}"
     return ""
 
 

@@ -6,9 +6,12 @@ Listing imports every workload, also those of other packages; none of their code
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 from typing import Any, Final
 
+from exitlab.lifeline import Lifeline
 from exitlab.serving.logs import log
 from exitlab.serving.refusals import OurFault, TimedOut
 from exitlab.v1 import guest_pb2
@@ -37,17 +40,27 @@ class Listing:
 
 async def _ask() -> list[guest_pb2.Workload]:
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *_COMMAND, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
-    )
+    lifeline = Lifeline()
+    with lifeline as descriptor:
+        process = await asyncio.create_subprocess_exec(
+            *_COMMAND,
+            *("--parent-pipe", str(descriptor)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=(descriptor,),
+            start_new_session=True,
+        )
     try:
         async with asyncio.timeout(SECONDS):
             output, errors = await process.communicate()
     except TimeoutError as error:
         raise TimedOut("LISTING_TIMED_OUT", f"no list of workloads within {SECONDS:g} seconds") from error
     finally:
-        if process.returncode is None:
-            process.kill()
+        lifeline.cut()
+        with contextlib.suppress(ProcessLookupError):  # should it not listen; and what it has started
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
     for line in errors.decode(errors="backslashreplace").splitlines():
         log.warning("listing the workloads", said=line)
     if not process.returncode:
