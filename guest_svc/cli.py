@@ -13,16 +13,11 @@ from exitlab.command_line import CHECK_FAILED, TRACEBACK_VARIABLE, run_command, 
 from guest_svc.connection import checked_address, chosen_tls
 from guest_svc.errors import BadInput, GaveUp, GuestError
 from guest_svc.options import DEFAULT_PRICES, make_parser
+from guest_svc.starting import command_stack, connect, start_hypervisor, start_tabulations
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import ExitStack
-    from typing import NoReturn
-
-    from guest_svc.hypervisor import Hypervisor
-    from guest_svc.tabulation import Tabulation
-    from guest_svc.tls import Tls
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,28 +42,6 @@ def _told(options: argparse.Namespace) -> int:
     return code
 
 
-def _command() -> ExitStack:
-    """Return what a command's subprocesses and connections are closed by, also if it is terminated."""
-    import gc  # noqa: PLC0415  (a help text needs none of these)
-    import signal  # noqa: PLC0415
-    from contextlib import ExitStack  # noqa: PLC0415
-
-    def terminate(number: int, frame: object) -> NoReturn:
-        del frame
-        raise SystemExit(128 + number)  # unwinds
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # not every system has both
-        # What is ignored stays so: nohup lets a command outlive its terminal that way.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, terminate)
-    stack = ExitStack()
-    # What is imported stays: nothing is looked through for garbage until there is a connection.
-    gc.disable()
-    stack.callback(gc.enable)
-    return stack
-
-
 def _run(options: argparse.Namespace) -> int:
     """Run a source under one policy."""
     if len(options.policy or ()) > 1 or {"all", "correct"} & set(options.policy or ()):
@@ -79,15 +52,10 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     """Run a source under policies and print what came of it."""
     parameters = parse_assignments(options.parameter)
-    needing = {"--resume": options.resume, "--session-file": options.session_file, "--with": options.earlier}
-    for flag, given in needing.items():
-        if given == "":  # a shell's variable that is not set, perhaps: a new session is not what was meant
-            raise BadInput(f"{flag}: expected a name")
-        if given and not options.hypervisor:
-            raise BadInput(f"{flag}: say with --hypervisor where the session is")
-    with _command() as stack:
-        find_hypervisor = _start_hypervisor(options, stack)
-        tabulations = _start_tabulations(options, stack)
+    _check_session(options)
+    with command_stack() as stack:
+        find_hypervisor = start_hypervisor(options, stack)
+        tabulations = start_tabulations(options, stack)
         from functools import partial  # noqa: PLC0415  (with the rest of what is imported late)
 
         from guest_svc import own_policies, render, replay, results, run, sources  # noqa: PLC0415  (numpy and grpc)
@@ -107,7 +75,7 @@ def _compare(options: argparse.Namespace) -> int:
         )
         words = options.policy or options.default_policies
         names, own = own_policies.collect(words, tabulations)
-        hypervisor = _connect(find_hypervisor, stack, options)
+        hypervisor = connect(find_hypervisor, stack, options)
         plan = run.Plan(
             policies=names,
             vendor=results.vendor_of(options.vendor, workload.vendor),
@@ -139,13 +107,23 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_session(options: argparse.Namespace) -> None:
+    """Refuse options that name a session without saying where it is."""
+    needing = {"--resume": options.resume, "--session-file": options.session_file, "--with": options.earlier}
+    for flag, given in needing.items():
+        if given == "":  # a shell's variable that is not set, perhaps: a new session is not what was meant
+            raise BadInput(f"{flag}: expected a name")
+        if given and not options.hypervisor:
+            raise BadInput(f"{flag}: say with --hypervisor where the session is")
+
+
 def _demo(options: argparse.Namespace) -> int:
     """Run the demonstration."""
-    with _command() as stack:
-        find_hypervisor = _start_hypervisor(options, stack)
+    with command_stack() as stack:
+        find_hypervisor = start_hypervisor(options, stack)
         from guest_svc.demo import demonstrate  # noqa: PLC0415  (imports numpy and grpc)
 
-        demonstrate(_connect(find_hypervisor, stack, options), write_output)
+        demonstrate(connect(find_hypervisor, stack, options), write_output)
     return 0
 
 
@@ -153,6 +131,13 @@ def _workloads(options: argparse.Namespace) -> int:
     """List the workloads."""
     import json  # noqa: PLC0415  (only for this output)
 
+    if options.parent_pipe is not None:
+        from exitlab.lifeline import leave_with_parent  # noqa: PLC0415  (only who serves asks for it)
+
+        try:
+            leave_with_parent(options.parent_pipe, has_own_group=True)
+        except OSError as error:
+            raise BadInput(f"--parent-pipe {options.parent_pipe}: {error.strerror or error}") from error
     from guest_svc import sources  # noqa: PLC0415  (imports the workloads)
 
     workloads, warnings = sources.list_workloads()
@@ -183,9 +168,9 @@ def _stat(options: argparse.Namespace) -> int:
 
 def _conform(options: argparse.Namespace) -> int:
     """Run vector files and print what came of them."""
-    with _command() as stack:
-        find_hypervisor = _start_hypervisor(options, stack)
-        tabulations = _start_tabulations(options, stack)
+    with command_stack() as stack:
+        find_hypervisor = start_hypervisor(options, stack)
+        tabulations = start_tabulations(options, stack)
         from pathlib import Path  # noqa: PLC0415  (with the rest of what is imported late)
 
         from guest_svc import (  # noqa: PLC0415  (imports numpy and grpc)
@@ -200,7 +185,7 @@ def _conform(options: argparse.Namespace) -> int:
         chosen = [vector for path in paths for vector in vectors.read_vectors(path)]
         words = options.policy or options.default_policies
         names, own = own_policies.collect(words, tabulations)
-        hypervisor = _connect(find_hypervisor, stack, options)
+        hypervisor = connect(find_hypervisor, stack, options)
         own = own_policies.without_clashes(own, words, names, hypervisor)
         vendors = [
             results.vendor_number(name) for name in ([options.vendor] if options.vendor else ("vmx", "svm"))
@@ -227,7 +212,7 @@ def _check_workload(options: argparse.Namespace) -> int:
         raise BadInput("check-workload: say which workload, or with --address which service")
     options.hypervisor = options.address  # what the options of TLS are for
     address, tls = options.address and checked_address(options.address, "--address "), chosen_tls(options)
-    with _command():
+    with command_stack():
         import gc  # noqa: PLC0415
 
         from guest_svc.check import command, musts  # noqa: PLC0415  (imports numpy and grpc)
@@ -260,42 +245,6 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
             raise BadInput(f"-p {text}: {key} is there twice")
         parameters[key] = value
     return parameters
-
-
-def _start_hypervisor(options: argparse.Namespace, stack: ExitStack) -> Callable[[], tuple[str, Tls | None]]:
-    """Start a private hypervisor unless an address is given; the result waits for its address."""
-    tls = chosen_tls(options)
-    if options.hypervisor:
-        address = checked_address(options.hypervisor)
-        return lambda: (address, tls)
-    from guest_svc.embedded import EmbeddedHypervisor  # noqa: PLC0415  (needed only without an address)
-
-    embedded = stack.enter_context(EmbeddedHypervisor())
-    return lambda: (embedded.address, None)
-
-
-def _start_tabulations(options: argparse.Namespace, stack: ExitStack) -> list[Tabulation]:
-    """Start to tabulate the policies that the user brings along; the default ones are all known."""
-    if not options.policy:
-        return []
-    from guest_svc import tabulation  # noqa: PLC0415  (needed only with --policy)
-
-    return tabulation.start(options.policy, stack)
-
-
-def _connect(
-    find_hypervisor: Callable[[], tuple[str, Tls | None]], stack: ExitStack, options: argparse.Namespace
-) -> Hypervisor:
-    """Connect to the hypervisor; a private one that ends is not looked for again."""
-    import gc  # noqa: PLC0415
-
-    from guest_svc.hypervisor import Hypervisor  # noqa: PLC0415  (imports grpc)
-
-    gc.enable()
-    retry_seconds = options.retry_seconds if options.hypervisor else 0.0
-    address, tls = find_hypervisor()
-    is_known = bool(getattr(options, "resume", None))  # where the session is
-    return stack.enter_context(Hypervisor(address, tls, retry_seconds=retry_seconds, is_known=is_known))
 
 
 _COMMANDS = {

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from exitlab.command_line import tell
+from exitlab.lifeline import Lifeline
 from guest_svc.errors import CouldNotFinish, NotConnected
 from guest_svc.progress import notice
 
@@ -45,7 +46,7 @@ class EmbeddedHypervisor:
         ``warn`` is told what it warns of.
         """
         self._warn = warn
-        child_end, self._our_end = os.pipe()
+        self._lifeline = Lifeline()
         self._folder: str | None = None
         listen = "127.0.0.1:0"
         if hasattr(socket, "AF_UNIX"):
@@ -56,23 +57,21 @@ class EmbeddedHypervisor:
         self._last_lines: deque[str] = deque(maxlen=_SHOWN_LINES)
         self._drainer: threading.Thread | None = None
         try:
-            self._process = subprocess.Popen(
-                [*_command(listen, child_end, self._folder), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(child_end,),
-                start_new_session=True,  # Ctrl-C is the parent's to handle; the pipe tells the child
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-            )
+            with self._lifeline as pipe:
+                self._process = subprocess.Popen(
+                    [*_command(listen, pipe, self._folder), *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(pipe,),
+                    start_new_session=True,  # Ctrl-C is the parent's to handle; the pipe tells the child
+                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
+                )
         except BaseException:
-            os.close(self._our_end)
             self._remove_folder()
             raise
-        finally:
-            os.close(child_end)
 
     @property
     def is_running(self) -> bool:
@@ -130,8 +129,21 @@ class EmbeddedHypervisor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the subprocess and remove its folder."""
-        os.close(self._our_end)
+        """Stop the subprocess and remove its folder; tell its log's end if it broke down."""
+        self.close()
+        # Nobody else can look into this log.
+        if (
+            isinstance(error, CouldNotFinish | NotConnected)
+            and self._drainer is not None
+            and self._last_lines
+        ):
+            tell("guest-svc", "the hypervisor's log ends with:")
+            with contextlib.suppress(OSError):  # nobody reads it, which changes nothing
+                print(*(f"  {line}" for line in self._last_lines), sep="\n", file=sys.stderr)
+
+    def close(self) -> None:
+        """Stop the subprocess and remove its folder; a second time changes nothing."""
+        self._lifeline.cut()
         if self._drainer is not None:
             self._drainer.join(_STOP_SECONDS)  # its log's end comes at once; for its status, one has to ask
         try:
@@ -144,15 +156,6 @@ class EmbeddedHypervisor:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._remove_folder()
-        # Nobody else can look into this log.
-        if (
-            isinstance(error, CouldNotFinish | NotConnected)
-            and self._drainer is not None
-            and self._last_lines
-        ):
-            tell("guest-svc", "the hypervisor's log ends with:")
-            with contextlib.suppress(OSError):  # nobody reads it, which changes nothing
-                print(*(f"  {line}" for line in self._last_lines), sep="\n", file=sys.stderr)
 
     def _remove_folder(self) -> None:
         if self._folder is not None:

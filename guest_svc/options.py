@@ -48,16 +48,13 @@ def make_parser(commands: Mapping[str, Command], chosen: str = "") -> argparse.A
 
     stat = add.add_parser("stat", help="print a text trace's own exits, as perf kvm stat report does")
     stat.set_defaults(command=commands["stat"])
-    stat.add_argument("source", metavar="FILE", help="text of perf script or trace-cmd report, gzip or not")
-    stat.add_argument("--vcpu", type=int, metavar="N", help="of the vCPU that the trace calls so only")
-    stat.add_argument(
-        "--key", choices=("sample", "time"), default="sample", help="what to sort by (default sample)"
-    )
-    _add_output(stat)
+    _add_stat(stat)
 
     workloads = add.add_parser("workloads", help="list the workloads and their parameters")
     workloads.set_defaults(command=commands["workloads"])
     _add_output(workloads)
+    help_text = "exit at once when this inherited pipe ends"
+    workloads.add_argument("--parent-pipe", metavar="FD", type=int, help=help_text)
 
     demo = add.add_parser("demo", help="run the main comparisons and say what they show")
     demo.set_defaults(command=commands["demo"])
@@ -67,36 +64,53 @@ def make_parser(commands: Mapping[str, Command], chosen: str = "") -> argparse.A
         "check-workload", help="try whether a workload, or a guest service, keeps what it must"
     )
     check.set_defaults(command=commands["check-workload"])
-    help_text = "./FILE.py:CLASS, MODULE:CLASS or a name; with --address the name of a workload there"
-    check.add_argument("source", metavar="SOURCE", nargs="?", help=help_text)
-    help_text = "a running guest service, on this machine: host:port or unix:PATH"
-    check.add_argument("--address", metavar="ADDR", help=help_text)
-    _add_parameter(check)
-    check.add_argument(
-        "--events", type=int, metavar="N", help="events of a run (default: what takes little time)"
-    )
-    check.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
-    add_tls_options(check)
-    check.add_argument("--output", choices=("text", "json"), default="text", help="(default text)")
+    _add_check(check)
 
     conform = add.add_parser("conform", help="check policies against files of vectors")
     conform.set_defaults(command=commands["conform"])
-    conform.add_argument(
-        "vectors", metavar="VECTORS", nargs="*", help="vector files (default: all that are shipped)"
-    )
-    _add_policies(conform, ("correct",))
-    conform.add_argument("--vendor", choices=("vmx", "svm"), help="one vendor only (default both)")
-    conform.add_argument(
-        "--detail", action="store_true", help="also print each vector's bill, and every failure whole"
-    )
-    _add_hypervisor(conform)
-    _add_output(conform)
+    _add_conform(conform)
 
     serve = add.add_parser("serve", help="start, watch and stop runs for others, until a signal")
     serve.set_defaults(command=commands["serve"])
     if chosen == "serve":
         _add_serve(serve)
     return parser
+
+
+def _add_stat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FILE", help="text of perf script or trace-cmd report, gzip or not")
+    parser.add_argument("--vcpu", type=int, metavar="N", help="of the vCPU that the trace calls so only")
+    parser.add_argument(
+        "--key", choices=("sample", "time"), default="sample", help="what to sort by (default sample)"
+    )
+    _add_output(parser)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    help_text = "./FILE.py:CLASS, MODULE:CLASS or a name; with --address the name of a workload there"
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help=help_text)
+    help_text = "a running guest service, on this machine: host:port or unix:PATH"
+    parser.add_argument("--address", metavar="ADDR", help=help_text)
+    _add_parameter(parser)
+    parser.add_argument(
+        "--events", type=int, metavar="N", help="events of a run (default: what takes little time)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the workload (default 0)")
+    add_tls_options(parser)
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="(default text)")
+
+
+def _add_conform(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "vectors", metavar="VECTORS", nargs="*", help="vector files (default: all that are shipped)"
+    )
+    _add_policies(parser, ("correct",))
+    parser.add_argument("--vendor", choices=("vmx", "svm"), help="one vendor only (default both)")
+    parser.add_argument(
+        "--detail", action="store_true", help="also print each vector's bill, and every failure whole"
+    )
+    _add_hypervisor(parser)
+    _add_output(parser)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

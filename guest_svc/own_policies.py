@@ -11,12 +11,13 @@ from typing import Final, TypeAlias
 from google.protobuf import json_format
 
 from exitlab.command_line import tell
+from exitlab.plugins import is_brought
 from exitlab.v1 import hypervisor_pb2, policy_pb2
 from exitlab.words import shortened
 from guest_svc.errors import BadInput
 from guest_svc.hypervisor import Hypervisor, wire_text
 from guest_svc.results import vendor_name
-from guest_svc.tabulation import Tabulation, is_brought
+from guest_svc.tabulation import Tabulation
 
 _Vendor: TypeAlias = policy_pb2.Vendor.ValueType
 _Tables: TypeAlias = dict[tuple[_Vendor, bool, bool], policy_pb2.PolicyTable]  # by vendor, RTM, bus lock

@@ -7,13 +7,11 @@ and all of them only where they are listed. One that cannot be used stops nobody
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from exitlab import plugins
 from guest_svc.authored import AuthoredSource, AuthorError, authored_source
 from guest_svc.workloads import workload_names
 
-GROUP: Final = "exitlab.workloads"
 Finder = Callable[[], AuthoredSource]
 
 
@@ -27,7 +25,7 @@ class Offered:
 
 def plugin_names() -> tuple[str, ...]:
     """Return the names that installed packages offer; nothing of theirs is imported."""
-    return tuple(plugins.entry_points(GROUP))
+    return tuple(plugins.entry_points(plugins.WORKLOADS))
 
 
 def load_installed(name: str) -> Finder | None:
@@ -39,7 +37,7 @@ def load_installed(name: str) -> Finder | None:
         AuthorError: It cannot be loaded.
 
     """
-    entries = plugins.entry_points(GROUP).get(name)
+    entries = plugins.entry_points(plugins.WORKLOADS).get(name)
     if entries is None:
         return None
     with _told(f"workload {name}: "):

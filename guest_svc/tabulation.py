@@ -10,11 +10,11 @@ of JSON each. Nothing heavy is imported here, so that the process runs while the
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
-from exitlab.plugins import entry_points, is_plugin
+from exitlab.lifeline import Lifeline
+from exitlab.plugins import POLICIES, entry_points, is_brought
 from guest_svc.errors import BadInput
 
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
@@ -25,18 +25,11 @@ if TYPE_CHECKING:
     from typing import Self
 
 _PROGRAM = "hypervisor-svc: "
-_GROUP = "exitlab.policies"  # of entry points, as hypervisor_svc looks for them
-_FILES = (".py", ".json")
-
-
-def is_brought(word: str) -> bool:
-    """Return whether a word is written as a class or as a table, and so is no name."""
-    return is_plugin(word) or word.endswith(_FILES) or any(sign in word for sign in ":/\\")
 
 
 def start(words: Iterable[str], stack: ExitStack) -> list[Tabulation]:
     """Start to tabulate those of the words that may name a policy of one's own, each once."""
-    packaged = entry_points(_GROUP)
+    packaged = entry_points(POLICIES)
     own = dict.fromkeys(word for word in words if is_brought(word) or word in packaged)
     return [stack.enter_context(Tabulation(word)) for word in own]
 
@@ -47,24 +40,19 @@ class Tabulation:
     def __init__(self, word: str) -> None:
         """Start the process and return at once; ``word`` is the policy as ``--policy`` names it."""
         self.word = word
-        child_end, self._our_end = os.pipe()  # an author's class may never end, and we may be killed
+        self._lifeline = Lifeline()  # an author's class may never end, and we may be killed
         command = [sys.executable, "-m", "hypervisor_svc", "policy", "--output", "lanes"]
-        try:
+        with self._lifeline as pipe:
             self._process = subprocess.Popen(
-                [*command, "--parent-pipe", str(child_end), "--", word],
+                [*command, "--parent-pipe", str(pipe), "--", word],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(child_end,),
+                pass_fds=(pipe,),
                 text=True,
                 encoding="utf-8",
                 errors="replace",
             )
-        except BaseException:
-            os.close(self._our_end)
-            raise
-        finally:
-            os.close(child_end)
 
     def __enter__(self) -> Self:
         """Return the tabulation."""
@@ -76,7 +64,7 @@ class Tabulation:
         """Stop the process, should it still run."""
         self._process.kill()
         self._process.communicate()
-        os.close(self._our_end)
+        self._lifeline.cut()
 
     def lines(self) -> list[str]:
         """Wait for the process and return the lanes; what the author's code printed goes to standard error.

@@ -20,6 +20,7 @@ from exitlab.command_line import (
     leave,
     run_command,
     tell,
+    write_output,
 )
 from exitlab.serving.options import add_process_options, add_who_may_in
 
@@ -145,7 +146,7 @@ def _serve(options: argparse.Namespace) -> int:
     state_dir = None if options.state_dir is None else Path(options.state_dir)
 
     def say(address: str) -> None:
-        print(f"listening on {address}", flush=True)
+        write_output(f"listening on {address}\n")
 
     async def serve_and_leave(asked: drain.ServeOptions) -> None:
         leave(await drain.serve(asked, parts, say))
@@ -161,32 +162,25 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _watch_parent(options: argparse.Namespace) -> str:
-    """Leave with the parent that holds the other end of the pipe, if any; return what is wrong with it.
-
-    A thread, so that it works while the event loop does not run yet, or is busy.
-    """
+    """Leave with the parent that holds the other end of the pipe, if any; return what is wrong with it."""
     pipe, folder = options.parent_pipe, getattr(options, "own_folder", None)
     if pipe is None:
         return ""
     import contextlib
-    import threading
 
-    try:
-        os.fstat(pipe)
-    except OSError as error:
-        return f"--parent-pipe {pipe}: {error.strerror or error}"
+    from exitlab.lifeline import leave_with_parent
 
-    def wait() -> None:
-        while os.read(pipe, 1):
-            pass
+    def clean_up() -> None:
         if folder is not None:  # a parent that was killed could not
             with contextlib.suppress(OSError):
                 os.unlink(options.listen.removeprefix("unix:"))
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
-        os._exit(0)
 
-    threading.Thread(target=wait, daemon=True).start()
+    try:
+        leave_with_parent(pipe, last=clean_up)
+    except OSError as error:
+        return f"--parent-pipe {pipe}: {error.strerror or error}"
     return ""
 
 
@@ -215,5 +209,5 @@ def _list(options: argparse.Namespace) -> int:
 
             traceback.print_exc()  # its author looks for his mistake
         return _bad_input(error)
-    print(text, end="")
+    write_output(text)
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from exitlab.command_line import BAD_INPUT, tell
+from exitlab.lifeline import leave_with_parent
 from guest_svc.check.stand import lanes
 from guest_svc.check.tapped import Tapped
 from guest_svc.errors import GuestError
@@ -17,6 +18,7 @@ from guest_svc.sources import find_source
 
 def main(asked: dict[str, Any]) -> int:
     """Run what is asked for, and return an exit code."""
+    leave_with_parent(asked["pipe"], has_own_group=True)
     try:
         source = find_source(asked["text"])
         tapped = Tapped(source.make(asked["parameters"], asked["seed"], asked["events"]))

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from exitlab.events import COLUMN_NAMES, EventColumns
+from exitlab.lifeline import Lifeline
 from guest_svc.check.musts import Broken
 from guest_svc.check.stand import Stand, lanes
 from guest_svc.check.tapped import Tapped
@@ -24,6 +27,8 @@ EVENTS: Final = 20_000  # of a run, unless said otherwise
 ASKING_EVENTS: Final = 200  # of one whose every answer takes a way to the hypervisor and back
 # Other than any that Python would choose for itself, so that the order of sets of texts is another too.
 _HASH_SEED: Final = "3735928559"
+LEAST_SECONDS: Final = 60.0  # for a run in another process
+SLOWER: Final = 20.0  # than here it may be
 
 
 @dataclass(slots=True)
@@ -38,6 +43,7 @@ class Subject:
     events_asked: int | None = None  # in a run of a check; None for a number that fits it
     _source: WorkloadSource | None = None
     _recorded: EventColumns | None = None
+    _seconds: float = 0.0  # that the recorded run took
 
     @property
     def source(self) -> WorkloadSource:
@@ -70,7 +76,9 @@ class Subject:
     def recorded(self) -> EventColumns:
         """Return the events of a run, which is run once."""
         if self._recorded is None:
+            began = time.monotonic()
             self._recorded = self.record(self.make())
+            self._seconds = time.monotonic() - began
         return self._recorded
 
     def record(self, workload: Workload, block_events: int = BLOCK_EVENTS) -> EventColumns:
@@ -114,20 +122,44 @@ class Subject:
                 "hypervisor": self.stand.hypervisor.address,
                 "path": str(path),
             }
-            done = subprocess.run(
-                [sys.executable, "-m", "guest_svc.check.elsewhere", json.dumps(asked)],
-                env={**os.environ, "PYTHONHASHSEED": _HASH_SEED},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-            )
-            if done.returncode or not path.exists():
-                said = (done.stderr.strip() or "no word").splitlines()[-1]
-                raise Broken(f"in another process it ends with {done.returncode}: {said}")
+            status, errors = _run_elsewhere(asked, max(LEAST_SECONDS, self._seconds * SLOWER))
+            if status or not path.exists():
+                said = (errors.strip() or "no word").splitlines()[-1]
+                raise Broken(f"in another process it ends with {status}: {said}")
             with np.load(path) as columns:
                 return EventColumns(**columns)
+
+
+def _run_elsewhere(asked: dict[str, Any], seconds: float) -> tuple[int, str]:
+    """Run ``elsewhere``, which goes with us; return its status, and what it has written on standard error.
+
+    Raises:
+        Broken: It has not ended after so many seconds.
+
+    """
+    lifeline = Lifeline()
+    with lifeline as pipe:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "guest_svc.check.elsewhere", json.dumps({**asked, "pipe": pipe})],
+            env={**os.environ, "PYTHONHASHSEED": _HASH_SEED},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(pipe,),
+            start_new_session=True,  # all that it starts is one group
+            text=True,
+            errors="replace",
+        )
+    with process:
+        try:
+            _, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise Broken(f"in another process it has not ended after {seconds:,.0f} seconds") from None
+        finally:
+            lifeline.cut()
+            with suppress(ProcessLookupError):  # should it not listen
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, errors
 
 
 def compare(expected: EventColumns, got: EventColumns, what: str) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn
 
+from exitlab.command_line import keep_descriptor
+from exitlab.lifeline import leave_with_parent
 from exitlab.v1 import guest_pb2
 from exitlab.words import shortened
 from guest_svc.errors import BadInput, CouldNotFinish, GuestError, NotConnected
@@ -175,12 +177,11 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     code = 0
     try:
-        output = os.dup(1)
-        os.dup2(2, 1)  # what a workload prints is no frame
+        output = keep_descriptor()  # what a workload prints is no frame
         kind, size = HEADER.unpack(_read(HEADER.size))
         assert kind == Kind.JOB
         job = Job.decode(_read(size))
-        threading.Thread(target=_leave_with_service, daemon=True).start()
+        leave_with_parent(0, has_own_group=True)
         run(job, _Output(output).say)
     except SystemExit as stopped:
         code = int(stopped.code or 0)
@@ -204,12 +205,6 @@ def _read(size: int) -> bytes:
             os._exit(0)  # the service has gone
         data += more
     return data
-
-
-def _leave_with_service() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(0)
 
 
 class _Output:

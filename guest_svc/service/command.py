@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from exitlab.command_line import leave
+from exitlab.command_line import leave, write_output
 from guest_svc.connection import checked_address, chosen_tls
 from guest_svc.errors import BadInput
 from guest_svc.options import SERVICE_TLS_FLAG
@@ -36,7 +36,7 @@ def serve(options: argparse.Namespace) -> int:
     logs.configure(options.log_format, options.log_level)
 
     def say(address: str) -> None:
-        print(f"listening on {address}", flush=True)
+        write_output(f"listening on {address}\n")
 
     async def serve_and_leave(asked: ServeOptions) -> None:
         from guest_svc.service import life

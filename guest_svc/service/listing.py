@@ -4,15 +4,20 @@ Listing imports every workload, also those of other packages; none of their code
 """
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
 from typing import Any, Final
 
+from exitlab.lifeline import Lifeline
 from exitlab.serving.logs import log
 from exitlab.serving.refusals import OurFault, TimedOut
 from exitlab.v1 import guest_pb2
 
 SECONDS: Final = 30.0
+SHOWN_BYTES: Final = 500  # of what is no list
 _COMMAND: Final = (sys.executable, "-m", "guest_svc", "workloads", "--output", "json")
 
 
@@ -35,22 +40,34 @@ class Listing:
 
 async def _ask() -> list[guest_pb2.Workload]:
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *_COMMAND, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
-    )
+    lifeline = Lifeline()
+    with lifeline as descriptor:
+        process = await asyncio.create_subprocess_exec(
+            *_COMMAND,
+            *("--parent-pipe", str(descriptor)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=(descriptor,),
+            start_new_session=True,
+        )
     try:
         async with asyncio.timeout(SECONDS):
             output, errors = await process.communicate()
     except TimeoutError as error:
         raise TimedOut("LISTING_TIMED_OUT", f"no list of workloads within {SECONDS:g} seconds") from error
     finally:
-        if process.returncode is None:
-            process.kill()
+        lifeline.cut()
+        with contextlib.suppress(ProcessLookupError):  # should it not listen; and what it has started
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
     for line in errors.decode(errors="backslashreplace").splitlines():
         log.warning("listing the workloads", said=line)
-    if process.returncode:
-        raise OurFault("NO_LISTING", "the workloads cannot be listed; the service's log says more")
-    return [_workload(listed) for listed in json.loads(output)["workloads"]]
+    if not process.returncode:
+        with contextlib.suppress(ValueError):  # a package may yet have written as its process ended
+            return [_workload(listed) for listed in json.loads(output)["workloads"]]
+        log.error("listing the workloads", said=output[:SHOWN_BYTES].decode(errors="backslashreplace"))
+    raise OurFault("NO_LISTING", "the workloads cannot be listed; the service's log says more")
 
 
 def _workload(listed: dict[str, Any]) -> guest_pb2.Workload:

@@ -15,6 +15,7 @@ class PrivateHypervisor:
         """Start it, and return at once."""
         self._embedded = _start()
         self._turn = asyncio.Lock()
+        self._is_closed = False
 
     async def address(self) -> str:
         """Return its address, once it listens.
@@ -22,10 +23,16 @@ class PrivateHypervisor:
         Raises: Unavailable.
         """
         async with self._turn:
+            if self._is_closed:
+                raise Unavailable("NO_HYPERVISOR", "the service is about to stop")
             if not self._embedded.is_running:
                 log.error("the private hypervisor has ended; another is started")
-                await self.close()
-                self._embedded = _start()
+                await asyncio.to_thread(self._embedded.close)
+                try:
+                    self._embedded = _start()
+                except OSError as error:
+                    said = f"no process for a hypervisor: {error.strerror or error}"
+                    raise Unavailable("NO_HYPERVISOR", said) from error
             embedded = self._embedded
             try:
                 return await asyncio.to_thread(lambda: embedded.address)
@@ -33,12 +40,14 @@ class PrivateHypervisor:
                 raise Unavailable("NO_HYPERVISOR", str(error)) from error
 
     async def close(self) -> None:
-        """End it; the event loop goes on meanwhile."""
-        await asyncio.to_thread(self.end)
+        """End it for good; the event loop goes on meanwhile."""
+        async with self._turn:
+            self._is_closed = True
+            await asyncio.to_thread(self._embedded.close)
 
     def end(self) -> None:
-        """End it, and remove what it had."""
-        self._embedded.__exit__(None, None, None)
+        """End it, and remove what it had, after the event loop; one that has ended stays so."""
+        self._embedded.close()
 
 
 def _start() -> EmbeddedHypervisor:

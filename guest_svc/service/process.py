@@ -15,6 +15,7 @@ from exitlab.serving.logs import log
 from guest_svc.service.frames import HEADER, LARGEST_PAYLOAD, Job, Kind, encode_frame
 
 STOP_SECONDS: Final = 2.0  # from the request to stop to the end by force
+LINGER_SECONDS: Final = 1.0  # from a process's end to that of its output, should others hold it
 SHOWN_LINES: Final = 50  # of what a process writes on standard error
 SHOWN_CHARACTERS: Final = 500  # of a line
 _BUFFERED_BYTES: Final = 1 << 16  # of a pipe
@@ -53,10 +54,16 @@ class _Streams(asyncio.subprocess.SubprocessStreamProtocol):
 class ChildProcess:
     """A process that runs ``child``."""
 
-    def __init__(self, process: asyncio.subprocess.Process, exited: asyncio.Event) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        exited: asyncio.Event,
+        transport: asyncio.SubprocessTransport,
+    ) -> None:
         """Take over a process that has just been started."""
         self._process = process
         self._exited = exited
+        self._transport = transport
         self._ending = asyncio.create_task(self._wait())
         self._errors = asyncio.create_task(self._log_errors())
         self._by_force: asyncio.TimerHandle | None = None
@@ -77,7 +84,7 @@ class ChildProcess:
         process = asyncio.subprocess.Process(transport, streams, loop)
         assert process.stdin is not None
         process.stdin.write(encode_frame(Kind.JOB, job.encode()))
-        return cls(process, streams.exited)
+        return cls(process, streams.exited, transport)
 
     async def frames(self) -> AsyncIterator[tuple[Kind, bytes]]:
         """Yield what it says, until it ends; a last frame that is cut short is none."""
@@ -89,6 +96,8 @@ class ChildProcess:
                 if size > LARGEST_PAYLOAD:
                     log.error("a run says too much", bytes=size)
                     self.kill()
+                    while await output.read(1 << 16):  # all that was said before it heard
+                        pass
                     return
                 yield Kind(kind), await output.readexactly(size)
 
@@ -111,7 +120,10 @@ class ChildProcess:
         return status
 
     async def _wait(self) -> int:
-        """Wait for its end, and leave nothing of it: what it has started may hold its pipes."""
+        """Wait for its end, and leave nothing of it: what it has started may hold its pipes.
+
+        What has left its group is not ours to end, and is not waited for either.
+        """
         await self._exited.wait()
         status = self._process.returncode
         assert status is not None
@@ -120,7 +132,14 @@ class ChildProcess:
         self.kill()
         assert self._process.stdin is not None
         self._process.stdin.close()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._let_go)
         return status
+
+    def _let_go(self) -> None:
+        """Read no more of pipes that somebody else still holds; what it said itself is read by now."""
+        if not self._transport.is_closing():
+            log.warning("the run has left a process behind that holds its output")
+            self._transport.close()
 
     async def _log_errors(self) -> None:
         """Log the first lines that it writes, and how many more there were."""

@@ -25,7 +25,6 @@ from exitlab.serving.refusals import (
     Refused,
     TimedOut,
     Unavailable,
-    refusal_of,
 )
 from exitlab.v1 import guest_pb2
 from guest_svc.service.frames import Failure, Kind
@@ -265,4 +264,5 @@ def _draining() -> Unavailable:
 
 
 def _refusal(failure: Failure) -> Refused:
-    return refusal_of(failure.code, failure.reason, failure.message, field=failure.field)
+    kind = {each.code: each for each in Refused.__subclasses__()}[failure.code]
+    return kind(failure.reason, failure.message, field=failure.field)

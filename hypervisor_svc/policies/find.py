@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from exitlab.plugins import entry_points, is_plugin
+from exitlab.plugins import POLICIES, TABLE_ENDING, entry_points, is_brought
 from exitlab.v1 import policy_pb2
 from hypervisor_svc import policies as shipped
 from hypervisor_svc.policies import plugins, table_files
@@ -56,14 +56,14 @@ def find(word: str) -> Found:
         PluginError: an author's class or table cannot be used.
 
     """
-    if word.endswith(table_files.ENDING):
+    if word.endswith(TABLE_ENDING):
         return table_files.read(word)
     if word in shipped.policy_names():
         return Shipped(word)
-    packaged = entry_points(plugins.GROUP)
+    packaged = entry_points(POLICIES)
     if word in packaged:
         return plugins.load_entry(word, packaged[word])
-    if is_plugin(word) or word.endswith(".py") or any(sign in word for sign in ":/\\"):
+    if is_brought(word):
         return plugins.load(word)
     raise shipped.unknown_policy(word)
 

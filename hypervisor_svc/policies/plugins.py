@@ -3,14 +3,12 @@
 An author's class is made anew for each vendor that it lists in ``vendors``, with those of the arguments
 ``vendor`` and ``dr6_writable`` (bits of DR6 that the guest's CPU lets a guest write) that its ``__init__``
 takes, and tabulated as ours are. Only the table leaves this process. What is wrong with a class is told with
-its file and line; what it prints goes to standard error, as the output is ours.
+its file and line. What it prints is no output of ours (``exitlab.command_line``).
 """
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import metadata
@@ -27,7 +25,6 @@ from hypervisor_svc.engine.tables import BadTable, make_table
 from hypervisor_svc.engine.vocabulary import Moment
 from hypervisor_svc.policies.base import SVM, VMX, Policy, PolicyError, Vendor, tabulate
 
-GROUP: Final = "exitlab.policies"  # of entry points; the guest looks for names in it too
 SEVERAL: Final = frozenset({"all", "correct"})  # words that stand for several policies
 MAX_NAME_CHARACTERS: Final = 256  # a session refuses longer ones
 MAX_TEXT_CHARACTERS: Final = 1_000  # of each of its other texts
@@ -80,8 +77,7 @@ class PolicyPlugin:
     def _tabulated(self, vendor: Vendor, writable: int) -> policy_pb2.PolicyTable:
         made, _ = _made(self.plugin, writable=writable, vendor=vendor)
         try:
-            with redirect_stdout(sys.stderr):
-                return tabulate(made)
+            return tabulate(made)
         except PolicyError as error:
             raise self._told(error) from error
         except KeyboardInterrupt:
@@ -109,8 +105,7 @@ def load(text: str) -> PolicyPlugin:
         PluginError: there is none such, or it cannot be one.
 
     """
-    with redirect_stdout(sys.stderr):
-        return _policy(plugins.load(text))
+    return _policy(plugins.load(text))
 
 
 def load_entry(name: str, entries: list[metadata.EntryPoint]) -> PolicyPlugin:
@@ -120,8 +115,7 @@ def load_entry(name: str, entries: list[metadata.EntryPoint]) -> PolicyPlugin:
         PluginError: as for ``load``.
 
     """
-    with redirect_stdout(sys.stderr):
-        found = _policy(plugins.load_entry(entries))
+    found = _policy(plugins.load_entry(entries))
     if found.name != name:
         said = f"the class calls itself {found.name!r}, but its entry point is named {name!r}"
         raise _wrong(said, found.made_by)
@@ -131,7 +125,7 @@ def load_entry(name: str, entries: list[metadata.EntryPoint]) -> PolicyPlugin:
 def installed(warn: Callable[[str], object]) -> list[tuple[hypervisor_pb2.PolicySummary, str]]:
     """Return the policies of packages, each with its package; one that cannot be used is warned of."""
     found = []
-    for name, unsorted in plugins.entry_points(GROUP).items():
+    for name, unsorted in plugins.entry_points(plugins.POLICIES).items():
         entries = sorted(unsorted, key=plugins.package_of)
         package = " and ".join(map(plugins.package_of, entries))
         try:
@@ -202,13 +196,12 @@ def _made(plugin: plugins.Plugin, *, vendor: Vendor, writable: int) -> tuple[Pol
     """Return a new policy for a vendor, and its name."""
     made_by = plugin.made
     try:
-        with redirect_stdout(sys.stderr):
-            takes = inspect.signature(made_by).parameters
-            offered = {"vendor": vendor, "dr6_writable": writable}
-            made: Policy = made_by(**{name: value for name, value in offered.items() if name in takes})
-            if "vendor" not in takes:
-                made.vendor = vendor
-            name, is_for = made.name, made.vendor
+        takes = inspect.signature(made_by).parameters
+        offered = {"vendor": vendor, "dr6_writable": writable}
+        made: Policy = made_by(**{name: value for name, value in offered.items() if name in takes})
+        if "vendor" not in takes:
+            made.vendor = vendor
+        name, is_for = made.name, made.vendor
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever an author may raise

@@ -13,7 +13,6 @@ from hypervisor_svc.engine.tables import BadTable, make_table
 from hypervisor_svc.policies.base import Vendor
 from hypervisor_svc.policies.plugins import name_problem, texts_problem
 
-ENDING: Final = ".json"
 MOST_BYTES: Final = 16 << 20  # of a file; a table of ours has some ten thousand
 
 

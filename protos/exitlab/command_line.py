@@ -2,6 +2,9 @@
 
 Nothing is imported at the top that a help text does not need.
 
+Standard output is for ``write_output`` alone: what anybody else prints while a command runs, such as the
+author of a plug-in, goes to standard error.
+
 Exit codes: 0 ran; 1 a check failed; 2 bad input, or nothing to connect to or listen on; 3 started and
 could not finish; 70 a bug of ours; 128 + n ended by signal n (130 interrupted, 143 terminated).
 """
@@ -18,7 +21,7 @@ from exitlab.words import printable
 TYPE_CHECKING = False  # typing itself costs a help text a tenth of its time
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TextIO
 
 CHECK_FAILED = 1
 BAD_INPUT = 2
@@ -28,6 +31,8 @@ INTERRUPTED = 130
 PACKAGE = "exitlab"
 TRACEBACK_VARIABLE = "EXITLAB_TRACEBACK"
 _DEFAULT_COLUMNS = 80
+_OUTPUT, _ERRORS = 1, 2
+_kept: TextIO | None = None  # standard output, while a command runs
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -107,16 +112,54 @@ def tell(program: str, message: object) -> None:
 
 def write_output(text: str) -> None:
     """Write to standard output; a reader that has had enough ends the output, not the command."""
+    output = _kept or sys.stdout
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        output.write(text)
+        output.flush()
     except BrokenPipeError:
         drop_output()
 
 
 def drop_output() -> None:
     """Let what is left of standard output go nowhere; Python would complain when it flushes at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (_kept or sys.stdout).fileno())
+
+
+def keep_descriptor() -> int:
+    """Return a descriptor of standard output for us alone: its number is standard error's from now on.
+
+    No process that is started inherits it.
+    """
+    kept = os.dup(_OUTPUT)
+    os.dup2(_ERRORS, _OUTPUT)
+    return kept
+
+
+class _KeptOutput:
+    """Standard output for ``write_output`` alone, until the ``with`` is left."""
+
+    def __enter__(self) -> None:
+        """Keep it; where it is not the process's own, as in a test, only its name in Python."""
+        global _kept  # noqa: PLW0603  (as standard output itself, there is one)
+        self._before = _kept = sys.stdout
+        try:
+            self._is_descriptor = sys.stdout.fileno() == _OUTPUT
+        except (OSError, ValueError):  # it is no file
+            self._is_descriptor = False
+        if self._is_descriptor:
+            sys.stdout.flush()
+            encoding = sys.stdout.encoding
+            _kept = open(keep_descriptor(), "w", encoding=encoding, errors="backslashreplace")
+        sys.stdout = sys.stderr
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        global _kept
+        kept, _kept = _kept, None
+        sys.stdout = self._before
+        if self._is_descriptor and kept is not None:
+            os.dup2(kept.fileno(), _OUTPUT)
+            kept.close()
 
 
 def leave(code: int) -> NoReturn:
@@ -149,7 +192,8 @@ def run_command(
     """Run a command and return its exit code; what it did not foresee is told as a bug of ours."""
     _open_standard_streams()
     try:
-        code = command(options)
+        with _KeptOutput():
+            code = command(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -28,6 +28,9 @@ from exitlab.words import listed, printable, shortened
 if TYPE_CHECKING:
     from importlib import metadata
 
+WORKLOADS: Final = "exitlab.workloads"  # groups of entry points
+POLICIES: Final = "exitlab.policies"
+TABLE_ENDING: Final = ".json"  # of a file with a policy's table
 _FILE: Final = re.compile(r"(?P<place>.*\.py):(?P<name>\w*)", re.DOTALL)
 _MODULE: Final = re.compile(r"(?P<place>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>\w*)")
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
@@ -51,6 +54,11 @@ class Plugin:
 def is_plugin(text: str) -> bool:
     """Tell whether a text is written as a class in a file or in a module."""
     return bool(_FILE.fullmatch(text) or _MODULE.fullmatch(text))
+
+
+def is_brought(word: str) -> bool:
+    """Tell whether a word for a policy is written as a class or as a file, and so is no name."""
+    return is_plugin(word) or word.endswith((".py", TABLE_ENDING)) or any(sign in word for sign in ":/\\")
 
 
 def load(text: str) -> Plugin:
@@ -244,7 +252,11 @@ def _last(trace: TracebackType | None) -> FrameType | None:
 
 
 def _is_ours(frame: FrameType | None) -> bool:
-    name = frame.f_globals.get("__name__", "") if frame is not None else ""
+    if frame is None:
+        return False
+    name = frame.f_globals.get("__name__", "")
+    if name == "__main__":  # run by python -m
+        name = getattr(frame.f_globals.get("__spec__"), "name", "")
     return str(name).partition(".")[0] in _OURS
 
 

@@ -8,11 +8,11 @@ from typing import Final
 import pytest
 
 from exitlab.command_line import BAD_INPUT, CHECK_FAILED
+from exitlab.plugins import POLICIES
 from guest_svc import cli as guest
 from guest_svc.options import HYPERVISOR_VARIABLE
 from hypervisor_svc import cli as hypervisor
 from hypervisor_svc.policies.find import find
-from hypervisor_svc.policies.plugins import GROUP
 from tests.hypervisor.plug_in_sources import changed
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "writing-a-policy.md"
@@ -80,7 +80,7 @@ def test_the_tutorial_goes_as_it_is_told(
                 )
             case "toml":
                 (group,) = tomllib.loads(block)["project"]["entry-points"]
-                assert group == GROUP
+                assert group == POLICIES
             case _:
                 run(block, capsys)
                 commands += 1

@@ -23,6 +23,7 @@ from guest_svc.cli import main, parse_assignments
 from guest_svc.embedded import EmbeddedHypervisor
 from guest_svc.errors import BadInput
 from guest_svc.hypervisor import Hypervisor
+from guest_svc.starting import command_stack
 from guest_svc.vectors import SHIPPED
 
 SCHEMA = json.loads(Path(guest_svc.__file__).with_name("schema").joinpath("compare.json").read_text("utf-8"))
@@ -455,12 +456,13 @@ LONG_RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever runs the tests may ignore them
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from exitlab.command_line import write_output
 from guest_svc import cli, options, embedded, run
 from guest_svc.stream import EventStream
 send = EventStream.send
 def send_and_tell(stream, events):
     send(stream, events)
-    print("sent", folder[0], flush=True)
+    write_output(f"sent {folder[0]}\\n")
 EventStream.send = send_and_tell
 folder = []
 make = embedded._short_folder
@@ -510,7 +512,7 @@ def test_a_hangup_that_is_ignored_stays_so() -> None:
     ignored = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        cli._command()
+        command_stack()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is not ignored[signal.SIGTERM]
     finally:

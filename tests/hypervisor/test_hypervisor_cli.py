@@ -29,11 +29,12 @@ BUSY_PROGRAM = (
     *(sys.executable, "-c"),
     """
 import threading
+from exitlab.command_line import write_output
 from hypervisor_svc import cli
 from hypervisor_svc.engine import Engine
 
 def feed(*_):
-    print("busy", flush=True)
+    write_output("busy\\n")
     threading.Event().wait()
 
 Engine.feed = feed

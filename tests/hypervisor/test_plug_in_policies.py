@@ -8,9 +8,8 @@ from typing import Final
 import pytest
 
 from exitlab.command_line import BAD_INPUT, TRACEBACK_VARIABLE
-from exitlab.plugins import PluginError
+from exitlab.plugins import PluginError, is_brought
 from exitlab.v1 import policy_pb2
-from guest_svc.tabulation import is_brought
 from hypervisor_svc import policies as shipped
 from hypervisor_svc.cli import main
 from hypervisor_svc.policies.base import SVM, VMX

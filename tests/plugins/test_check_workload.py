@@ -1,6 +1,7 @@
 """check-workload: every MUST is kept by ours, and each can be seen to fail."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 import guest_svc
 from exitlab.command_line import BAD_INPUT, CHECK_FAILED
-from guest_svc.check.musts import Finding, Result, formatted, run_musts
+from guest_svc.check import subject
+from guest_svc.check.musts import Broken, Finding, Result, formatted, run_musts
 from guest_svc.check.stand import Stand
 from guest_svc.check.subject import Subject
 from guest_svc.check.workload import MUSTS
@@ -186,3 +188,21 @@ def test_where_there_is_nothing_to_check_it_says_so(
     assert (told.out, told.err.count("\n")) == ("", 1)
     assert said in told.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_another_process_has_its_time(
+    write: Write, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs there alone, as by the order of its sets, breaks the MUST and stops no check."""
+    monkeypatch.setattr(subject, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(subject, "SLOWER", 0.0)
+    text = write(f"""
+def generate(self):
+    import os, time
+    time.sleep(600 * (os.getpid() != {os.getpid()}))
+    yield events(kinds=EventKind.CPUID)
+""")
+    looked_at = Subject(text, load_source(text), stand, events_asked=1)
+    assert len(looked_at.recorded()) == 1
+    with pytest.raises(Broken, match=r"^in another process it has not ended after 0 seconds$"):
+        looked_at.elsewhere()

@@ -15,7 +15,6 @@ from guest_svc.service.held import FAILED, FINISHED, RUNNING, STOPPED, Run
 from tests.service.scripted import LIMITS, Place, some_request
 
 SECONDS = 20.0
-BROKE = "the run's process ended"
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

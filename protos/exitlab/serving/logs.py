@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import structlog
 
-FORMATS: Final = ("console", "json")
 SHOWN_ID_CHARACTERS: Final = 8
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -28,7 +27,7 @@ class _Writer(structlog.WriteLogger):
 
 
 def configure(log_format: str, level: str = "info") -> None:
-    """Send the log to standard error in ``log_format``, one of FORMATS."""
+    """Send the log to standard error in ``log_format``, ``console`` or ``json``."""
     if log_format == "json":
         last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
@@ -52,3 +51,7 @@ def bound(*, peer: str = "", **ids: str) -> contextlib.AbstractContextManager[No
     """Bind a peer, the ids of what it is about (``session``, ``run``), or all, to the lines logged inside."""
     values = {"peer": peer, **{name: an_id[:SHOWN_ID_CHARACTERS] for name, an_id in ids.items()}}
     return structlog.contextvars.bound_contextvars(**{name: value for name, value in values.items() if value})
+
+
+if not structlog.is_configured():
+    configure("console")  # its own default is standard output, which is not the log's

@@ -21,7 +21,7 @@ def _or_refusal(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
     def parsed(data: bytes) -> Any:
         if len(data) > MAX_UNARY_BYTES:
-            message = f"the request has {len(data):,} bytes, but only a block of events may have so many"
+            message = f"the request has {len(data):,} bytes, expected at most {MAX_UNARY_BYTES:,}"
             return LimitReached("REQUEST_TOO_LARGE", message, max_bytes=MAX_UNARY_BYTES)
         try:
             request = parse(data)

@@ -121,9 +121,3 @@ class OurFault(Refused):
     """The service broke a promise of its own."""
 
     code = "INTERNAL"
-
-
-def refusal_of(code: str, reason: str, message: str, *, field: str = "") -> Refused:
-    """Return a refusal with the code of this name."""
-    kind = {each.code: each for each in Refused.__subclasses__()}[code]
-    return kind(reason, message, field=field)
