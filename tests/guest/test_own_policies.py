@@ -325,9 +325,15 @@ def test_a_class_that_never_ends_goes_with_its_guest(folder: Path, number: int, 
     os.mkfifo(folder / "alive")
     source = "alive = open('alive', 'w')\nalive.write('here')\nalive.flush()\nwhile True: pass\n"
     (folder / "mine.py").write_text(source, encoding="utf-8")
-    command = [sys.executable, "-m", "guest_svc", "run", "idle", "--policy", MINE]
+    # What runs the tests may ignore SIGINT, as shells have it of what runs in the background.
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from guest_svc.__main__ import run; sys.exit(run())"
+    command = [sys.executable, "-c", program, "run", "idle", "--policy", MINE]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as guest, (folder / "alive").open() as alive:
-        assert alive.read(4) == "here"
-        guest.send_signal(number)
-        assert guest.wait(60) == code
-        assert alive.read() == ""  # nobody holds it any more
+        try:
+            assert alive.read(4) == "here"
+            guest.send_signal(number)
+            assert guest.wait(60) == code
+            assert alive.read() == ""  # nobody holds it any more
+        finally:
+            guest.kill()
